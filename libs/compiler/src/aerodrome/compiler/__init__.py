@@ -1,0 +1,1 @@
+"""Workflow closures in, compiled closures or located errors out; pure."""

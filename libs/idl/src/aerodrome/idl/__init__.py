@@ -1,0 +1,1 @@
+"""Generated stubs of Aerodrome's own protos, and typed helpers over flyteidl."""

@@ -1,0 +1,1 @@
+"""The standard library that every Aerodrome service shares."""

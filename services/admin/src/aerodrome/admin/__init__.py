@@ -1,0 +1,1 @@
+"""The control plane: registration, executions, the journal, and the data proxy."""

@@ -1,0 +1,1 @@
+"""The data plane: engine, node handlers, task plugins and runtimes."""
