@@ -1,0 +1,74 @@
+"""The content hash of a protobuf message that the cache and offloaded literals share with every Flyte 1 engine.
+
+The message's canonical JSON form is hashed as a tree with SHA-256, so field numbers, map order and unset fields do not
+matter.  Source: spec/data-plane.md, section 4.3.
+"""
+
+from __future__ import annotations
+
+import math
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import TypeAlias
+
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+
+Json: TypeAlias = None | bool | float | int | str | Sequence["Json"] | Mapping[str, "Json"]
+
+_MAX_NUMBER = 1000
+"""Longest text form of a number, in characters."""
+
+
+def object_hash(message: Message) -> bytes:
+    """The 32-byte digest of `message`.  Raises ValueError for what JSON cannot hold (NaN inside a Struct)."""
+    return json_hash(MessageToDict(message))
+
+
+def object_hash_text(message: Message) -> str:
+    """`object_hash` in URL-safe base 64 without padding: the form that tags, dataset versions and literals carry."""
+    return urlsafe_b64encode(object_hash(message)).rstrip(b"=").decode("ascii")
+
+
+def json_hash(value: Json) -> bytes:
+    """The 32-byte digest of a JSON tree; every number counts as a 64-bit float."""
+    if isinstance(value, str):
+        return sha256(b"u" + value.encode()).digest()
+    if isinstance(value, bool):
+        return sha256(b"b1" if value else b"b0").digest()
+    if value is None:
+        return sha256(b"n").digest()
+    if isinstance(value, int | float):
+        return sha256(b"f" + number_text(float(value)).encode("ascii")).digest()
+    if isinstance(value, Mapping):
+        pairs = sorted((sha256(b"u" + key.encode()).digest(), json_hash(member)) for key, member in value.items())
+        return sha256(b"d" + b"".join(map(b"".join, pairs))).digest()
+    return sha256(b"l" + b"".join(map(json_hash, value))).digest()
+
+
+def number_text(number: float) -> str:
+    """The text of a float that is hashed: sign, binary exponent, `:`, then the bits of the mantissa.
+
+    Raises ValueError for infinities and NaN, which have no such form.
+    """
+    if number == 0:
+        return "+0:"
+    if not math.isfinite(number):
+        raise ValueError(f"{number} has no place in a hashed document")
+    sign = "-" if number < 0 else "+"
+    mantissa, exponent = math.frexp(abs(number))
+    if mantissa == 0.5:  # frexp halves to [0.5, 1); this form has (0.5, 1]
+        mantissa, exponent = 1.0, exponent - 1
+    bits = []
+    while mantissa:
+        if mantissa >= 1:
+            bits.append("1")
+            mantissa -= 1
+        else:
+            bits.append("0")
+        mantissa *= 2
+    text = f"{sign}{exponent}:{''.join(bits)}"
+    if len(text) >= _MAX_NUMBER:
+        raise ValueError(f"{number} is too long to hash")
+    return text
