@@ -15,10 +15,7 @@ from typing import TypeAlias
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
-Json: TypeAlias = None | bool | float | int | str | Sequence["Json"] | Mapping[str, "Json"]
-
-_MAX_NUMBER = 1000
-"""Longest text form of a number, in characters."""
+Json: TypeAlias = bool | float | int | str | Sequence["Json"] | Mapping[str, "Json"] | None
 
 
 def object_hash(message: Message) -> bytes:
@@ -68,7 +65,4 @@ def number_text(number: float) -> str:
         else:
             bits.append("0")
         mantissa *= 2
-    text = f"{sign}{exponent}:{''.join(bits)}"
-    if len(text) >= _MAX_NUMBER:
-        raise ValueError(f"{number} is too long to hash")
-    return text
+    return f"{sign}{exponent}:{''.join(bits)}"
