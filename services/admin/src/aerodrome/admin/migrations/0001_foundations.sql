@@ -160,6 +160,9 @@ CREATE TABLE executions (
     cluster text NOT NULL DEFAULT '',
     inputs_uri text NOT NULL DEFAULT '',
     user_inputs_uri text NOT NULL DEFAULT '',
+    task_resources bytea NOT NULL DEFAULT '',         -- aerodrome.journal.v1.ResolvedResources
+    plugin_overrides bytea NOT NULL DEFAULT '',       -- flyteidl.admin.PluginOverrides
+    recovered_execution_id bigint,                    -- whose successes the engine takes over
     error_kind text,
     error_code text,
     "user" text NOT NULL DEFAULT '',

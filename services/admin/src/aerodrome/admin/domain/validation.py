@@ -1,0 +1,140 @@
+"""What makes a request acceptable: identifiers, texts, labels, literals, notifications.
+
+Each check returns nothing and raises `InvalidArgument` with the text that clients know.  An identifier that is absent and
+one that is empty are treated alike.  Source: spec/control-plane.md, sections 1.2 and 1.7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from flyteidl.admin.common_pb2 import NamedEntityIdentifier
+from flyteidl.core.identifier_pb2 import (
+    Identifier,
+    NodeExecutionIdentifier,
+    ResourceType,
+    TaskExecutionIdentifier,
+    WorkflowExecutionIdentifier,
+)
+from google.protobuf import text_format
+from google.protobuf.message import Message
+
+from aerodrome.stdlib.errors import InvalidArgument, NotFound
+
+MAX_TEXT_CHARS = 255
+"""Longest text of a key column, in characters."""
+MAX_TEXT_BYTES = 510
+"""Longest text of a key column, in UTF-8 bytes: five of them still fit one index entry of PostgreSQL."""
+MAX_SHOWN_CHARS = 400
+"""How much of a caller's own text an error message repeats."""
+
+
+def missing(field: str) -> InvalidArgument:
+    """The error for a required `field` that is empty."""
+    return InvalidArgument(f"missing {field}")
+
+
+def invalid_value(field: str) -> InvalidArgument:
+    """The error for a `field` whose value is none of those allowed."""
+    return InvalidArgument(f"invalid value for {field}")
+
+
+def not_found(kind: str, identifier: Message) -> NotFound:
+    """The error for an entity that does not exist; `kind` is `TASK`, `WORKFLOW`, `LAUNCH_PLAN`, `execution`, ..."""
+    return NotFound(f"missing entity of type {kind} with identifier {proto_text(identifier)}")
+
+
+def proto_text(message: Message) -> str:
+    """The single-line text form of `message`, for error messages; bounded in length."""
+    return shown(text_format.MessageToString(message, as_one_line=True), limit_chars=4 * MAX_SHOWN_CHARS)
+
+
+def shown(text: str, *, limit_chars: int = MAX_SHOWN_CHARS) -> str:
+    """`text` as an error message may repeat it: no longer than `limit_chars`."""
+    return text if len(text) <= limit_chars else f"{text[:limit_chars]}…"
+
+
+def check_text(
+    field: str, value: str, *, max_bytes: int | None = MAX_TEXT_BYTES, max_chars: int | None = MAX_TEXT_CHARS
+) -> None:
+    """`value` can be stored: no NUL character, no lone surrogate, and within the limits (None: unlimited)."""
+    if "\x00" in value:
+        raise InvalidArgument(f"{field} must not contain NUL characters")
+    if max_chars is not None and len(value) > max_chars:
+        raise InvalidArgument(f"{field} is too long: {len(value)} characters, at most {max_chars} are allowed")
+    if value.isascii():
+        size_bytes = len(value)
+    else:
+        try:
+            size_bytes = len(value.encode())
+        except UnicodeEncodeError:
+            raise InvalidArgument(f"{field} is not valid Unicode text") from None
+    if max_bytes is not None and size_bytes > max_bytes:
+        raise InvalidArgument(f"{field} is too long: {size_bytes} bytes, at most {max_bytes} are allowed")
+
+
+def check_identifier(identifier: Identifier, resource_type: int) -> None:
+    """`identifier` is complete and of `resource_type` (a `core.ResourceType`)."""
+    if not identifier.ByteSize():
+        raise missing("id")
+    if identifier.resource_type != resource_type:
+        raise InvalidArgument(
+            f"unexpected resource type {resource_type_name(identifier.resource_type).lower()} for identifier "
+            f"[{proto_text(identifier)}], expected {resource_type_name(resource_type).lower()} instead"
+        )
+    _check_fields(identifier, ("project", "domain", "name", "version"))
+
+
+def check_named_entity_id(identifier: NamedEntityIdentifier) -> None:
+    """`identifier` names an entity, whatever its version."""
+    if not identifier.ByteSize():
+        raise missing("id")
+    _check_fields(identifier, ("project", "domain", "name"))
+
+
+def check_execution_id(identifier: WorkflowExecutionIdentifier) -> None:
+    """`identifier` is complete."""
+    if not identifier.ByteSize():
+        raise missing("id")
+    _check_fields(identifier, ("project", "domain", "name"))
+
+
+def check_node_execution_id(identifier: NodeExecutionIdentifier) -> None:
+    """`identifier` is complete."""
+    if not identifier.ByteSize():
+        raise missing("id")
+    if not identifier.HasField("execution_id"):
+        raise missing("execution_id")
+    if not identifier.node_id:
+        raise missing("node_id")
+    check_text("node_id", identifier.node_id)
+    check_execution_id(identifier.execution_id)
+
+
+def check_task_execution_id(identifier: TaskExecutionIdentifier) -> None:
+    """`identifier` is complete and its task identifier is one of a task."""
+    if not identifier.ByteSize():
+        raise missing("id")
+    if not identifier.HasField("node_execution_id"):
+        raise missing("node_execution_id")
+    check_node_execution_id(identifier.node_execution_id)
+    if not identifier.HasField("task_id"):
+        raise missing("task_id")
+    check_identifier(identifier.task_id, ResourceType.TASK)
+    if identifier.retry_attempt > 2**31 - 1:
+        raise invalid_value("retry_attempt")
+
+
+def resource_type_name(resource_type: int) -> str:
+    """The enum name of a `core.ResourceType`, or its number when it has none."""
+    value = ResourceType.DESCRIPTOR.values_by_number.get(resource_type)
+    return str(resource_type) if value is None else str(value.name)
+
+
+def _check_fields(message: Message, fields: Iterable[str]) -> None:
+    names = tuple(fields)
+    for field in names:
+        if not getattr(message, field):
+            raise missing(field)
+    for field in names:
+        check_text(field, getattr(message, field))
