@@ -1,7 +1,7 @@
 """What makes a request acceptable: identifiers, texts, labels, literals, notifications.
 
-Each check returns nothing and raises `InvalidArgument` with the text that clients know.  An identifier that is absent and
-one that is empty are treated alike.  Source: spec/control-plane.md, sections 1.2 and 1.7.
+Each check returns nothing and raises `InvalidArgument` with the text that clients know.  An identifier that is absent
+and one that is empty are treated alike.  Source: spec/control-plane.md, sections 1.2 and 1.7.
 """
 
 from __future__ import annotations
