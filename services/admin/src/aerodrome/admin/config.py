@@ -1,4 +1,4 @@
-"""Every setting of the control plane, as one tree.  Source: spec/control-plane.md section 14 and design.md section 7."""
+"""Every setting of the control plane, as one tree.  Source: spec/control-plane.md section 14, design.md section 7."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class FlyteAdminConfig(Section):
     event_version: int = 2
     async_events_buffer_size: int = 100
     max_parallelism: int = Field(default=25, ge=0)
-    labels: dict[str, str] = {}
-    annotations: dict[str, str] = {}
-    envs: dict[str, str] = {}
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+    envs: dict[str, str] = Field(default_factory=dict)
     interruptible: bool = False
     overwrite_cache: bool = False
     assumable_iam_role: str = ""
@@ -175,9 +175,20 @@ class TaskResourceSet(Section):
     ephemeral_storage: Quantity | Literal[""] = ""
 
 
+class TaskResourceDefaults(TaskResourceSet):
+    cpu: Quantity | Literal[""] = "2"
+    memory: Quantity | Literal[""] = "200Mi"
+
+
+class TaskResourceLimits(TaskResourceSet):
+    cpu: Quantity | Literal[""] = "2"
+    memory: Quantity | Literal[""] = "1Gi"
+    gpu: Quantity | Literal[""] = "1"
+
+
 class TaskResourcesConfig(Section):
-    defaults: TaskResourceSet = TaskResourceSet(cpu="2", memory="200Mi")
-    limits: TaskResourceSet = TaskResourceSet(cpu="2", memory="1Gi", gpu="1")
+    defaults: TaskResourceDefaults = TaskResourceDefaults()
+    limits: TaskResourceLimits = TaskResourceLimits()
 
 
 class WhitelistEntry(Section):
@@ -250,7 +261,7 @@ class ClustersConfig(Section):
     """Which data planes there are.  A plain list of clusters is accepted too."""
 
     cluster_configs: tuple[ClusterConfig, ...] = ()
-    label_cluster_map: dict[str, tuple[WeightedCluster, ...]] = {}
+    label_cluster_map: dict[str, tuple[WeightedCluster, ...]] = Field(default_factory=dict)
     default_execution_label: str = ""
     default_cluster: str = "local"
     """The only cluster while none is configured."""
@@ -266,7 +277,7 @@ class ClusterPool(Section):
 
 
 class ClusterPoolsConfig(Section):
-    cluster_pool_assignments: dict[str, ClusterPool] = {}
+    cluster_pool_assignments: dict[str, ClusterPool] = Field(default_factory=dict)
 
 
 class EventSchedulerConfig(Section):
@@ -321,7 +332,7 @@ class AdminConfig(Section):
         DomainConfig(id="production", name="production"),
     )
     task_resources: TaskResourcesConfig = TaskResourcesConfig()
-    task_type_whitelist: dict[str, tuple[WhitelistEntry, ...]] = {}
+    task_type_whitelist: dict[str, tuple[WhitelistEntry, ...]] = Field(default_factory=dict)
     registration: RegistrationConfig = RegistrationConfig()
     queues: QueuesConfig = QueuesConfig()
     namespace_mapping: NamespaceMapping = NamespaceMapping()
