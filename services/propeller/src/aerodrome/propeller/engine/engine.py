@@ -1,0 +1,670 @@
+"""The state machine of one execution.
+
+Observations come in as method calls (`prepared`, `task_phase`, `succeeded`, `failed`, `aborted`, …), each with the
+instant at which it was made; `take` gives what follows.  A finished node wakes exactly its downstream nodes; nothing is
+traversed again.  Observations about attempts that are over are ignored, so callers may repeat themselves.
+Source: spec/data-plane.md, 1.4 to 1.13, 3.4 to 3.7.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from aerodrome.propeller.engine.budget import ErrorKind, Failure, Limits, Retry, decide
+from aerodrome.propeller.engine.graph import BadSpecification, Closure, Graph, NodeKind
+from aerodrome.propeller.engine.phases import GOOD, LIVE, TERMINAL, NodePhase, TaskPhase, WorkflowPhase
+from aerodrome.propeller.engine.state import (
+    Abort,
+    After,
+    Collect,
+    Finalize,
+    NodeState,
+    NodeTransition,
+    Prepare,
+    SavedNode,
+    SavedWorkflow,
+    Scope,
+    ScopeStatus,
+    Start,
+    Step,
+    TaskTransition,
+    WorkflowTransition,
+)
+
+NESTING = frozenset({NodeKind.SUBWORKFLOW, NodeKind.BRANCH})
+"""Kinds that run a graph inside themselves from the start; dynamic tasks do so after their own attempt."""
+
+_NO_GRAPHS: Mapping[str, Graph] = {}
+_NODE_TIMEOUT = "the node's time for all attempts is up"
+_AUTO_ABORT = "automatically aborted, because another node failed"
+_DEFAULT_LIMITS = Limits()
+_FINISHED_TASK = frozenset({TaskPhase.SUCCEEDED, TaskPhase.FAILED, TaskPhase.ABORTED, TaskPhase.RETRYABLE_FAILED})
+
+
+class Engine:
+    """One execution: its scopes, its timers, and what it wants done."""
+
+    def __init__(self, closure: Closure, *, limits: Limits = _DEFAULT_LIMITS, max_parallelism: int = 0) -> None:
+        self._closure = closure
+        self.root = Scope(closure.root(), None)
+        self.phase = WorkflowPhase.READY
+        self.limits = limits
+        self.failure: Failure | None = None
+        self.abort_cause: str | None = None
+        self._max_parallelism = max_parallelism
+        self._running = 0
+        self._waiting: deque[NodeState] = deque()
+        self._ready: deque[NodeState] = deque()
+        self._settled: deque[NodeState] = deque()
+        self._timers: list[tuple[float, int, NodeState, int, bool]] = []
+        self._timer_count = 0
+        self._step = Step()
+
+    # What the caller reads
+
+    @property
+    def terminal(self) -> bool:
+        """Nothing will ever follow."""
+        return self.phase.terminal
+
+    def take(self) -> Step:
+        """Everything that follows from the observations since the last call."""
+        step, self._step = self._step, Step()
+        if any(isinstance(command, Abort) for command in step.permitted):
+            step.permitted = [c for c in step.permitted if not (isinstance(c, Start) and c.node.abort_sent)]
+        return step
+
+    def next_deadline(self) -> float | None:
+        """When `tick` has something to do, in seconds since 1970."""
+        while self._timers:
+            at, _, node, attempt, active = self._timers[0]
+            if node.phase in LIVE and not node.abort_sent and (active or node.attempts == attempt):
+                return at
+            heapq.heappop(self._timers)
+        return None
+
+    # Beginning and going on
+
+    def begin(self, now: float) -> None:
+        """Start an execution that has no history."""
+        self.phase = WorkflowPhase.RUNNING
+        self._step.transitions.append(WorkflowTransition(WorkflowPhase.RUNNING, now))
+        self._open(self.root, now)
+        self._settle(now)
+
+    def restore(self, saved: SavedWorkflow, now: float, expansions: Mapping[str, Graph] = _NO_GRAPHS) -> None:
+        """Go on from what is durable: re-issue whatever may not have been carried out.
+
+        Commands are idempotent by name, so what was carried out already is found and not done again.  `expansions`
+        holds the graph of every dynamic node in `DYNAMIC_RUNNING`, by unique id.
+        """
+        if saved.phase is WorkflowPhase.READY:
+            self.begin(now)
+            return
+        self.phase = saved.phase
+        self.failure = saved.failure
+        if self.terminal:
+            return
+        scopes: list[Scope] = []
+        self._load(self.root, saved, expansions, scopes)
+        for scope in reversed(scopes):
+            self._go_on(scope, now)
+        self._settle(now)
+
+    def _load(self, root: Scope, saved: SavedWorkflow, expansions: Mapping[str, Graph], scopes: list[Scope]) -> None:
+        """Put what was saved into `root` and every scope inside it; `scopes` lists them, outer before inner."""
+        stack = [root]
+        while stack:
+            scope = stack.pop()
+            scopes.append(scope)
+            if scope.graph.failure_node is not None:
+                handler = self._failure_node(scope)
+                if handler.unique_id in saved.nodes:
+                    scope.handler = handler
+            if scope.owner is None:
+                scope.failure = saved.failure
+            for node in (*scope.nodes, scope.handler):
+                known = saved.nodes.get(node.unique_id) if node is not None else None
+                if node is None or known is None:
+                    continue
+                _remember(node, known)
+                if node.phase in LIVE and (node.spec.kind in NESTING or node.phase is NodePhase.DYNAMIC_RUNNING):
+                    dynamic = expansions.get(node.unique_id)
+                    node.inner = Scope(dynamic if dynamic is not None else self._inner_graph(node), node)
+                    stack.append(node.inner)
+
+    def _go_on(self, scope: Scope, now: float) -> None:
+        """Derive what a loaded scope stands at; everything inside it has been looked at before."""
+        owner = scope.owner
+        branch = owner is not None and owner.spec.kind is NodeKind.BRANCH
+        for node in scope.nodes:
+            if branch and node.number != owner.choice:  # type: ignore[union-attr]
+                node.phase = NodePhase.SKIPPED
+            elif node.spec.kind is NodeKind.START and owner is not None:
+                # A nested start node has no transition of its own; its scope was opened, so it is done.
+                node.phase = NodePhase.SUCCEEDED
+            if node.phase in TERMINAL:
+                scope.open -= 1
+                if node.phase in (NodePhase.FAILED, NodePhase.TIMED_OUT):
+                    scope.failed = scope.failed or node
+                for number in scope.graph.downstream[node.number]:
+                    successor = scope.nodes[number]
+                    successor.pending -= 1
+                    successor.blocked = successor.blocked or node.phase not in GOOD
+            elif node.phase in LIVE:
+                self._resume(node, now)
+        if scope.handler is not None:
+            scope.status = ScopeStatus.HANDLING
+            if scope.failure is None:
+                scope.failure = _cause(scope)
+            if scope.handler.phase in TERMINAL:
+                self._settled.append(scope.handler)
+            else:
+                self._resume(scope.handler, now)
+        elif scope.failed is not None and (scope.open == 0 or not scope.graph.finish_before_failing):
+            self._fail_scope(scope, now)
+        elif scope.open == 0:
+            self._scope_done(scope, now)
+        else:
+            self._ready.extend(n for n in scope.nodes if n.phase is NodePhase.NOT_STARTED and n.pending == 0)
+
+    def _resume(self, node: NodeState, now: float) -> None:
+        """A node that was live: find its attempt again, or start it if the permit came and the start did not."""
+        if node.spec.counted:
+            self._take_slot(node)
+        self._arm(node)
+        if node.phase is NodePhase.TIMING_OUT:
+            self._abort_node(node, After.TIMED_OUT, _NODE_TIMEOUT)
+            return
+        if node.phase is NodePhase.QUEUED:
+            self._move(node, NodePhase.RUNNING, now)
+        if node.inner is None:
+            self._step.permitted.append(Start(node, node.attempts))
+
+    # Observations
+
+    def prepared(self, node: NodeState, now: float, *, choice: int = -1, detail: Any = None) -> None:
+        """The inputs of a node are written; `choice` is the arm that a branch takes."""
+        if not node.preparing:
+            return
+        node.preparing = False
+        kind = node.spec.kind
+        node.queued_at = now
+        node.attempt_at = now
+        node.choice = choice
+        self._move(node, NodePhase.QUEUED, now, detail=detail)
+        if kind is NodeKind.END:
+            self._succeed(node, now)
+        elif kind in NESTING:
+            self._nest(node, now)
+        else:
+            if kind is NodeKind.TASK:
+                node.task_phase = TaskPhase.QUEUED
+                self._step.transitions.append(TaskTransition(node, TaskPhase.QUEUED, 0, now))
+            self._move(node, NodePhase.RUNNING, now)
+            self._arm(node)
+            self._step.permitted.append(Start(node, node.attempts))
+        self._settle(now)
+
+    def already_done(self, node: NodeState, now: float, *, recovered: bool, detail: Any = None) -> None:
+        """The node's outputs are there without running it: a cache hit, or recovered from another execution."""
+        if not node.preparing:
+            return
+        node.preparing = False
+        self._succeed(node, now, NodePhase.RECOVERED if recovered else NodePhase.SUCCEEDED, detail=detail)
+        self._settle(now)
+
+    def prepare_failed(self, node: NodeState, failure: Failure, now: float) -> None:
+        """The node's inputs cannot be had; that is final."""
+        if not node.preparing:
+            return
+        node.preparing = False
+        self._fail(node, failure, now)
+        self._settle(now)
+
+    def task_phase(
+        self, node: NodeState, attempt: int, phase: TaskPhase, version: int, now: float, info: Any = None
+    ) -> None:
+        """The plugin reports a phase of a running attempt that does not end it."""
+        if node.phase is not NodePhase.RUNNING or node.attempts != attempt or node.after is not After.NOTHING:
+            return
+        if phase is node.task_phase and version <= node.task_version:
+            return
+        node.task_phase = phase
+        node.task_version = version
+        self._step.transitions.append(TaskTransition(node, phase, version, now, info))
+
+    def succeeded(self, node: NodeState, attempt: int, now: float, info: Any = None, detail: Any = None) -> None:
+        """The attempt is done and its outputs are in place."""
+        if node.phase is not NodePhase.RUNNING or node.attempts != attempt or node.after is not After.NOTHING:
+            return
+        if node.spec.kind is NodeKind.TASK:
+            self._end_task(node, TaskPhase.SUCCEEDED, now, info)
+            self._step.permitted.append(Finalize(node, attempt))
+        self._succeed(node, now, detail=detail)
+        self._settle(now)
+
+    def expanded(
+        self, node: NodeState, attempt: int, graph: Graph, now: float, info: Any = None, detail: Any = None
+    ) -> None:
+        """A dynamic task's attempt is done and has given the graph that the node goes on with."""
+        if node.phase is not NodePhase.RUNNING or node.attempts != attempt or node.after is not After.NOTHING:
+            return
+        self._end_task(node, TaskPhase.SUCCEEDED, now, info)
+        self._step.permitted.append(Finalize(node, attempt))
+        self._move(node, NodePhase.DYNAMIC_RUNNING, now, detail=detail)
+        node.inner = Scope(graph, node)
+        self._open(node.inner, now)
+        self._settle(now)
+
+    def failed(self, node: NodeState, attempt: int, failure: Failure, now: float, info: Any = None) -> None:
+        """The attempt failed; whether another follows is the budgets' decision."""
+        if node.phase is not NodePhase.RUNNING or node.attempts != attempt or node.after is not After.NOTHING:
+            return
+        self._end_task(node, TaskPhase.FAILED, now, info, failure)
+        self._after_failure(node, failure, now)
+        self._settle(now)
+
+    def collected(self, node: NodeState, now: float, detail: Any = None) -> None:
+        """The outputs of the inner scope are the node's own now."""
+        if node.phase not in (NodePhase.RUNNING, NodePhase.DYNAMIC_RUNNING) or node.after is not After.NOTHING:
+            return
+        self._succeed(node, now, detail=detail)
+        self._settle(now)
+
+    def collect_failed(self, node: NodeState, failure: Failure, now: float) -> None:
+        """The outputs of the inner scope cannot be had."""
+        if node.phase not in (NodePhase.RUNNING, NodePhase.DYNAMIC_RUNNING) or node.after is not After.NOTHING:
+            return
+        self._after_failure(node, failure, now)
+        self._settle(now)
+
+    def aborted(self, node: NodeState, attempt: int, now: float, info: Any = None) -> None:
+        """Nothing of the attempt is left."""
+        if not node.abort_sent or node.attempts != attempt or node.phase in TERMINAL:
+            return
+        node.abort_sent = False
+        self._nothing_left(node, now, info)
+        self._settle(now)
+
+    def tick(self, now: float) -> None:
+        """Deadlines up to `now` have passed."""
+        while self._timers and self._timers[0][0] <= now:
+            _, _, node, attempt, active = heapq.heappop(self._timers)
+            if node.phase not in LIVE or node.after is not After.NOTHING or (not active and node.attempts != attempt):
+                continue
+            if active:
+                node.phase = NodePhase.TIMING_OUT
+                self._step.transitions.append(NodeTransition(node, NodePhase.TIMED_OUT, now))
+                self._abort_node(node, After.TIMED_OUT, _NODE_TIMEOUT)
+            else:
+                seconds = node.spec.timeout or self.limits.default_execution_deadline
+                node.failure = Failure(
+                    "TimeoutExpired",
+                    f"attempt {attempt} took longer than {seconds:g} s",
+                    ErrorKind.USER,
+                    retryable=True,
+                )
+                self._abort_node(node, After.RETRY_OR_FAIL, node.failure.message)
+        self._settle(now)
+
+    def abort(self, cause: str, now: float) -> None:
+        """Someone wants the execution to end; it is ABORTED once nothing of it is left."""
+        if self.terminal or self.abort_cause is not None:
+            return
+        self.abort_cause = cause
+        self.phase = WorkflowPhase.ABORTING
+        self._step.transitions.append(WorkflowTransition(WorkflowPhase.ABORTING, now))
+        self._waiting.clear()
+        self._ready.clear()
+        self._drain(self.root, cause)
+        if self.root.draining == 0:
+            self._drained(self.root, now)
+        self._settle(now)
+
+    # Scopes
+
+    def _open(self, scope: Scope, now: float) -> None:
+        owner = scope.owner
+        if owner is not None and owner.spec.kind is NodeKind.BRANCH:
+            for node in scope.nodes:
+                if node.number != owner.choice:
+                    # Arms that are not taken are skipped without a word.
+                    node.phase = NodePhase.SKIPPED
+                    scope.open -= 1
+            self._ready.append(scope.nodes[owner.choice])
+            return
+        for node in scope.nodes:
+            if node.spec.kind is NodeKind.START:
+                node.phase = NodePhase.SUCCEEDED
+                node.queued_at = now
+                if owner is None:
+                    self._step.transitions.append(NodeTransition(node, NodePhase.SUCCEEDED, now))
+                self._finish(node, now)
+            elif node.pending == 0:
+                self._ready.append(node)
+
+    def _nest(self, node: NodeState, now: float) -> None:
+        try:
+            graph = self._inner_graph(node)
+        except BadSpecification as error:
+            self._fail(node, Failure("BadSpecificationError", str(error), ErrorKind.SYSTEM), now)
+            return
+        self._move(node, NodePhase.RUNNING, now)
+        self._arm(node)
+        node.inner = Scope(graph, node)
+        self._open(node.inner, now)
+
+    def _inner_graph(self, node: NodeState) -> Graph:
+        if node.spec.kind is NodeKind.BRANCH:
+            assert node.spec.arms is not None
+            return node.spec.arms
+        return self._closure.sub_workflow(node.spec.template.workflow_node.sub_workflow_ref)
+
+    def _scope_done(self, scope: Scope, now: float) -> None:
+        """Every node of the scope is terminal."""
+        if scope.failed is not None:
+            self._fail_scope(scope, now)
+            return
+        scope.status = ScopeStatus.DONE
+        if scope.owner is not None:
+            self._step.free.append(Collect(scope.owner))
+            return
+        self.phase = WorkflowPhase.SUCCEEDED
+        self._step.transitions.append(WorkflowTransition(WorkflowPhase.SUCCEEDING, now))
+        self._step.transitions.append(WorkflowTransition(WorkflowPhase.SUCCEEDED, now))
+
+    def _fail_scope(self, scope: Scope, now: float) -> None:
+        if scope.status is not ScopeStatus.RUNNING:
+            return
+        scope.failure = _cause(scope)
+        if scope.owner is None and self.phase is not WorkflowPhase.ABORTING:
+            self.failure = scope.failure
+            if self.phase is not WorkflowPhase.FAILING:
+                self.phase = WorkflowPhase.FAILING
+                self._step.transitions.append(WorkflowTransition(WorkflowPhase.FAILING, now, scope.failure))
+        self._drain(scope, _AUTO_ABORT)
+        if scope.draining == 0:
+            self._drained(scope, now)
+
+    def _drain(self, scope: Scope, reason: str) -> None:
+        """End whatever still runs in a scope; `scope.draining` counts what is not over yet."""
+        nodes = (scope.handler,) if scope.status is ScopeStatus.HANDLING else scope.nodes
+        scope.status = ScopeStatus.DRAINING
+        scope.draining = 0
+        for node in nodes:
+            if node is None:
+                continue
+            if node.phase in LIVE:
+                scope.draining += 1
+                if node.after is After.NOTHING:
+                    self._abort_node(node, After.ABORTED, reason)
+                elif node.after is After.RETRY_OR_FAIL:
+                    node.after = After.ABORTED
+            elif node.preparing:
+                node.preparing = False
+                self._free_slot(node)
+
+    def _drained(self, scope: Scope, now: float) -> None:
+        """Nothing of a failed or aborted scope runs any more."""
+        handler = scope.graph.failure_node
+        ended_from_outside = self.abort_cause is not None or (scope.owner and scope.owner.after is not After.NOTHING)
+        if handler is not None and scope.handler is None and not ended_from_outside:
+            scope.status = ScopeStatus.HANDLING
+            scope.handler = self._failure_node(scope)
+            if scope.owner is None:
+                self.phase = WorkflowPhase.HANDLING_FAILURE
+            self._ready.append(scope.handler)
+            return
+        self._close_failed(scope, now)
+
+    def _failure_node(self, scope: Scope) -> NodeState:
+        assert scope.graph.failure_node is not None
+        return NodeState(scope.graph.failure_node, scope, len(scope.nodes), 0)
+
+    def _close_failed(self, scope: Scope, now: float) -> None:
+        scope.status = ScopeStatus.DONE
+        owner = scope.owner
+        if owner is None:
+            if self.abort_cause is not None:
+                self.phase = WorkflowPhase.ABORTED
+                self._step.transitions.append(WorkflowTransition(WorkflowPhase.ABORTED, now))
+            else:
+                self.phase = WorkflowPhase.FAILED
+                self.failure = scope.failure
+                self._step.transitions.append(WorkflowTransition(WorkflowPhase.FAILED, now, scope.failure))
+        elif owner.after is not After.NOTHING:
+            owner.abort_sent = False
+            self._nothing_left(owner, now, None)
+        else:
+            failure = scope.failure or _cause(scope)
+            dynamic = owner.phase is NodePhase.DYNAMIC_RUNNING
+            timed_out = scope.failed is not None and scope.failed.phase is NodePhase.TIMED_OUT
+            if dynamic and timed_out:
+                self._after_failure(owner, failure, now)
+            else:
+                self._fail(owner, Failure(failure.code, failure.message, failure.kind, worker=failure.worker), now)
+
+    # Nodes
+
+    def _settle(self, now: float) -> None:
+        """Work off what became ready, iteratively: chains of skips and instant nodes may be as long as the graph."""
+        self._propagate(now)
+        while True:
+            if self._ready:
+                node = self._ready.popleft()
+            elif self._waiting and self._running < self._max_parallelism:
+                node = self._waiting.popleft()
+            else:
+                return
+            if node.phase is not NodePhase.NOT_STARTED or node.preparing or self._closing(node):
+                continue
+            if node.blocked:
+                node.phase = NodePhase.SKIPPED
+                self._step.transitions.append(NodeTransition(node, NodePhase.SKIPPED, now))
+                self._finish(node, now)
+                self._propagate(now)
+            elif node.spec.counted and self._max_parallelism and self._running >= self._max_parallelism:
+                self._waiting.append(node)
+            else:
+                self._prepare(node)
+
+    def _closing(self, node: NodeState) -> bool:
+        status = node.scope.status
+        return status is not ScopeStatus.RUNNING and not (status is ScopeStatus.HANDLING and node is node.scope.handler)
+
+    def _prepare(self, node: NodeState) -> None:
+        if node.spec.counted:
+            self._take_slot(node)
+        node.preparing = True
+        self._step.free.append(Prepare(node))
+
+    def _take_slot(self, node: NodeState) -> None:
+        node.holds_slot = True
+        self._running += 1
+
+    def _free_slot(self, node: NodeState) -> None:
+        if node.holds_slot:
+            node.holds_slot = False
+            self._running -= 1
+
+    def _move(self, node: NodeState, phase: NodePhase, now: float, detail: Any = None) -> None:
+        node.phase = phase
+        self._step.transitions.append(NodeTransition(node, phase, now, None, detail))
+
+    def _succeed(self, node: NodeState, now: float, phase: NodePhase = NodePhase.SUCCEEDED, detail: Any = None) -> None:
+        node.phase = phase
+        self._step.transitions.append(NodeTransition(node, phase, now, None, detail))
+        self._finish(node, now)
+
+    def _fail(self, node: NodeState, failure: Failure, now: float) -> None:
+        node.phase = NodePhase.FAILED
+        node.failure = failure
+        self._step.transitions.append(NodeTransition(node, NodePhase.FAILED, now, failure))
+        self._finish(node, now)
+
+    def _finish(self, node: NodeState, now: float) -> None:
+        """The node is terminal: what that means for its scope is worked off by `_propagate`."""
+        self._free_slot(node)
+        self._settled.append(node)
+
+    def _propagate(self, now: float) -> None:
+        settled = self._settled
+        while settled:
+            node = settled.popleft()
+            scope = node.scope
+            if node is scope.handler:
+                self._failure_node_done(scope, node, now)
+                continue
+            scope.open -= 1
+            phase = node.phase
+            if phase in (NodePhase.FAILED, NodePhase.TIMED_OUT):
+                if scope.failed is None or scope.graph.finish_before_failing:
+                    scope.failed = node
+                if not scope.graph.finish_before_failing:
+                    self._fail_scope(scope, now)
+                    continue
+            if scope.status is ScopeStatus.RUNNING:
+                good = phase in GOOD
+                nodes = scope.nodes
+                for number in scope.graph.downstream[node.number]:
+                    successor = nodes[number]
+                    successor.pending -= 1
+                    if not good:
+                        successor.blocked = True
+                    if successor.pending == 0 and successor.phase is NodePhase.NOT_STARTED:
+                        self._ready.append(successor)
+                if scope.open == 0:
+                    self._scope_done(scope, now)
+
+    def _failure_node_done(self, scope: Scope, node: NodeState, now: float) -> None:
+        if node.phase is NodePhase.FAILED and node.failure is not None:
+            scope.failure = node.failure
+        elif node.phase is NodePhase.TIMED_OUT:
+            scope.failure = Failure("TimedOut", f"failure node {node.spec.id} timed out", ErrorKind.USER)
+        if scope.owner is None and self.abort_cause is None:
+            self.failure = scope.failure
+        if scope.status is ScopeStatus.HANDLING:
+            self._close_failed(scope, now)
+
+    # Attempts
+
+    def _end_task(
+        self, node: NodeState, phase: TaskPhase, now: float, info: Any, failure: Failure | None = None
+    ) -> None:
+        if node.spec.kind is NodeKind.TASK and node.task_phase not in _FINISHED_TASK:
+            node.task_phase = phase
+            node.task_version = 0
+            self._step.transitions.append(TaskTransition(node, phase, 0, now, info, failure))
+
+    def _after_failure(self, node: NodeState, failure: Failure, now: float) -> None:
+        if node.spec.kind in NESTING:
+            self._fail(node, failure, now)
+            return
+        verdict = decide(
+            failure,
+            attempts=node.attempts,
+            system_failures=node.system_failures,
+            max_attempts=node.spec.max_attempts,
+            limits=self.limits,
+        )
+        if not isinstance(verdict, Retry):
+            if node.spec.kind is NodeKind.TASK:
+                self._step.permitted.append(Finalize(node, node.attempts))
+            self._fail(node, verdict.failure, now)
+            return
+        self._step.permitted.append(Finalize(node, node.attempts))
+        node.system_failures += verdict.spends_system
+        node.attempts += 1
+        node.inner = None
+        node.failure = None
+        node.attempt_at = now
+        node.phase = NodePhase.RUNNING
+        node.task_version = 0
+        if node.spec.kind is NodeKind.TASK:
+            node.task_phase = TaskPhase.QUEUED
+            self._step.transitions.append(TaskTransition(node, TaskPhase.QUEUED, 0, now))
+        self._step.transitions.append(NodeTransition(node, None, now))
+        self._arm(node)
+        self._step.permitted.append(Start(node, node.attempts))
+
+    def _abort_node(self, node: NodeState, after: After, reason: str) -> None:
+        node.after = after
+        node.abort_sent = True
+        node.memo["abort_reason"] = reason
+        if node.inner is not None:
+            self._drain(node.inner, reason)
+            if node.inner.draining == 0:
+                # Nothing inside is live; the abort of the node itself still goes to its handler, which says so.
+                self._step.permitted.append(Abort(node, node.attempts, reason))
+        else:
+            self._step.permitted.append(Abort(node, node.attempts, reason))
+
+    def _nothing_left(self, node: NodeState, now: float, info: Any) -> None:
+        after, node.after = node.after, After.NOTHING
+        if node.inner is not None:
+            node.inner.status = ScopeStatus.DONE
+        if after is After.RETRY_OR_FAIL:
+            failure = node.failure
+            assert failure is not None
+            self._end_task(node, TaskPhase.FAILED, now, info, failure)
+            self._after_failure(node, failure, now)
+            return
+        scope = node.scope
+        if after is After.TIMED_OUT:
+            timeout = Failure("TimedOut", _NODE_TIMEOUT, ErrorKind.USER)
+            self._end_task(node, TaskPhase.ABORTED, now, info, timeout)
+            node.phase = NodePhase.TIMED_OUT
+            self._step.transitions.append(NodeTransition(node, None, now))
+        else:
+            reason = node.memo.get("abort_reason", "")
+            failure = Failure("NodeAborted", reason)
+            self._end_task(node, TaskPhase.ABORTED, now, info, Failure("Task Aborted", reason))
+            node.phase = NodePhase.ABORTED
+            self._step.transitions.append(NodeTransition(node, NodePhase.ABORTED, now, failure))
+        if scope.status is ScopeStatus.DRAINING and scope.draining > 0:
+            self._free_slot(node)
+            scope.draining -= 1
+            if scope.draining == 0:
+                self._drained(scope, now)
+        else:
+            self._finish(node, now)
+
+    def _arm(self, node: NodeState) -> None:
+        """Set the timers of an attempt, and of the node with its first attempt or when it is restored."""
+        timeout = node.spec.timeout
+        attempt_limit = timeout or self.limits.default_execution_deadline
+        node_limit = 2 * timeout or self.limits.default_active_deadline
+        if attempt_limit:
+            self._push_timer(node.attempt_at + attempt_limit, node, active=False)
+        if node_limit:
+            self._push_timer(node.queued_at + node_limit, node, active=True)
+
+    def _push_timer(self, at: float, node: NodeState, *, active: bool) -> None:
+        self._timer_count += 1
+        heapq.heappush(self._timers, (at, self._timer_count, node, node.attempts, active))
+
+
+def _cause(scope: Scope) -> Failure:
+    """Why a scope fails: what its failed node says."""
+    failed = scope.failed
+    if failed is None:
+        return Failure("UnknownError", f"{scope.graph.id.name} failed without an error", ErrorKind.SYSTEM)
+    if failed.phase in (NodePhase.TIMED_OUT, NodePhase.TIMING_OUT):
+        return Failure("Timeout", f"node {failed.spec.id} timed out", ErrorKind.USER, retryable=True)
+    return failed.failure or Failure("UnknownError", f"{failed.spec.id} failed without an error", ErrorKind.SYSTEM)
+
+
+def _remember(node: NodeState, known: SavedNode) -> None:
+    node.phase = known.phase
+    node.attempts = known.attempts
+    node.system_failures = known.system_failures
+    node.queued_at = known.queued_at
+    node.attempt_at = known.attempt_at
+    node.choice = known.choice
+    node.task_phase = known.task_phase
+    node.task_version = known.task_version
+    node.failure = known.failure
