@@ -6,9 +6,11 @@ and one that is empty are treated alike.  Source: spec/control-plane.md, section
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
-from flyteidl.admin.common_pb2 import NamedEntityIdentifier
+from flyteidl.admin.common_pb2 import NamedEntityIdentifier, Notification
+from flyteidl.core.execution_pb2 import WorkflowExecution
 from flyteidl.core.identifier_pb2 import (
     Identifier,
     NodeExecutionIdentifier,
@@ -27,6 +29,15 @@ MAX_TEXT_BYTES = 510
 """Longest text of a key column, in UTF-8 bytes: five of them still fit one index entry of PostgreSQL."""
 MAX_SHOWN_CHARS = 400
 """How much of a caller's own text an error message repeats."""
+MAX_LABELS = 16
+"""Most labels of a project, a launch plan or an execution."""
+
+_TERMINAL_PHASES = frozenset(
+    {WorkflowExecution.SUCCEEDED, WorkflowExecution.FAILED, WorkflowExecution.TIMED_OUT, WorkflowExecution.ABORTED}
+)
+_DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+_DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_LABEL_NAME = re.compile(r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]")
 
 
 def missing(field: str) -> InvalidArgument:
@@ -123,6 +134,80 @@ def check_task_execution_id(identifier: TaskExecutionIdentifier) -> None:
     check_identifier(identifier.task_id, ResourceType.TASK)
     if identifier.retry_attempt > 2**31 - 1:
         raise invalid_value("retry_attempt")
+
+
+def check_labels(labels: Mapping[str, str]) -> None:
+    """`labels` are few enough, and each is one that Kubernetes accepts."""
+    if len(labels) > MAX_LABELS:
+        raise InvalidArgument(f"labels map cannot exceed {MAX_LABELS} entries")
+    for key in sorted(labels):
+        if reasons := label_key_problems(key):
+            raise InvalidArgument(f"invalid label key [{shown(key)}]: {'; '.join(reasons)}")
+        value = labels[key]
+        if len(value) > 63:
+            raise InvalidArgument(f"invalid label value [{shown(value)}]: must be no more than 63 characters")
+        if value and not _LABEL_NAME.fullmatch(value):
+            raise InvalidArgument(
+                f"invalid label value [{shown(value)}]: a valid label must be an empty string or consist of "
+                "alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character"
+            )
+
+
+def label_key_problems(key: str) -> list[str]:
+    """Why `key` is no qualified name of Kubernetes; empty if it is one."""
+    prefix, slash, name = key.rpartition("/")
+    problems = []
+    if slash:
+        problems += [f"prefix part {problem}" for problem in dns_subdomain_problems(prefix)]
+    if not name:
+        problems.append("name part must be non-empty")
+    elif len(name) > 63:
+        problems.append("name part must be no more than 63 characters")
+    elif not _LABEL_NAME.fullmatch(name):
+        problems.append(
+            "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an "
+            "alphanumeric character"
+        )
+    return problems
+
+
+def dns_subdomain_problems(text: str) -> list[str]:
+    """Why `text` is no DNS-1123 subdomain; empty if it is one."""
+    if not text:
+        return ["must be non-empty"]
+    if len(text) > 253:
+        return ["must be no more than 253 characters"]
+    if not _DNS_SUBDOMAIN.fullmatch(text):
+        return ["must consist of lower case alphanumeric characters, '-' or '.'"]
+    return []
+
+
+def dns_label_problems(text: str) -> list[str]:
+    """Why `text` is no DNS-1123 label; empty if it is one."""
+    problems = []
+    if len(text) > 63:
+        problems.append("must be no more than 63 characters")
+    if not _DNS_LABEL.fullmatch(text):
+        problems.append(
+            "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and "
+            "end with an alphanumeric character"
+        )
+    return problems
+
+
+def check_notifications(notifications: Sequence[Notification]) -> None:
+    """Every notification names a way, recipients, and phases that end an execution."""
+    for notification in notifications:
+        way = notification.WhichOneof("type")
+        if way is None:
+            raise invalid_value("notification type")
+        recipients = getattr(notification, way).recipients_email
+        if not recipients:
+            raise missing("recipients")
+        if not all(recipients):
+            raise missing("recipient")
+        if not _TERMINAL_PHASES.issuperset(notification.phases):
+            raise invalid_value("phase")
 
 
 def resource_type_name(resource_type: int) -> str:
