@@ -216,6 +216,9 @@ CREATE TABLE leases (
     session_id bigint,
     epoch bigint NOT NULL DEFAULT 0,
     last_sequence bigint NOT NULL DEFAULT 0,
+    applied_first bigint NOT NULL DEFAULT 0,          -- first_sequence of the last append that changed something, and
+    applied_results bytea NOT NULL DEFAULT '',        -- how it was answered, one byte per transition: repeats get the same
+    control_sequence bigint NOT NULL DEFAULT 0,       -- of the last decision of the control plane, 0 if there was none
     workflow_state bytea NOT NULL DEFAULT '',         -- the holder's own, opaque here
     CHECK ((state = 'held') = (session_id IS NOT NULL))
 ) WITH (fillfactor = 60);
@@ -268,6 +271,7 @@ CREATE TABLE journal (
     recorded_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (execution_id, sequence)
 ) PARTITION BY RANGE (execution_id);
+CREATE INDEX journal_controls ON journal (execution_id, sequence) WHERE kind = 5;
 
 CREATE SEQUENCE node_execution_ids CACHE 64;
 CREATE TABLE node_executions (

@@ -490,15 +490,19 @@ class Abort(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CAUSE_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
     cause: _builtins.str
+    principal: _builtins.str
+    """Who asked for it, as the API shows it."""
     def __init__(
         self,
         *,
         cause: _builtins.str = ...,
+        principal: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "principal", b"principal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -582,7 +586,11 @@ class ExecutionAppend(_message.Message):
     execution_id: _builtins.int
     epoch: _builtins.int
     first_sequence: _builtins.int
-    """Sequence of the first transition here, as the holder counts; makes a repeat recognizable."""
+    """One more than the last sequence that the holder knows of (from the assignment, or from the answer to its previous
+    append); makes a repeat recognizable. Only accepted transitions and the control plane's decisions take sequences,
+    so the journal may already reach further by decisions. A number beyond the journal's end is refused: the holder
+    waits for the answer to an append before it sends the next one for the same execution.
+    """
     @_builtins.property
     def transitions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Transition]: ...
     def __init__(
