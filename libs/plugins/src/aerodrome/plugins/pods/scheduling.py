@@ -57,7 +57,7 @@ def schedule(spec: V1Pod, *, interruptible: bool, config: K8sPluginConfig) -> No
 
 
 def require_node(spec: V1Pod, requirement: Mapping[str, Any]) -> None:
-    """Add a node-selector requirement to every term of the pod's required node affinity, or make the first term of it."""
+    """Add a node-selector requirement to every term of the pod's required node affinity, or make its first term."""
     required = _child(_child(_child(spec, "affinity"), "nodeAffinity"), _REQUIRED)
     terms = required.get("nodeSelectorTerms") or [{}]
     required["nodeSelectorTerms"] = terms
