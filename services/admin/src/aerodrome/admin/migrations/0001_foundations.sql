@@ -299,6 +299,8 @@ CREATE TABLE node_executions (
     PRIMARY KEY (execution_id, node_id)
 ) PARTITION BY RANGE (execution_id);
 CREATE INDEX node_executions_by_parent ON node_executions (execution_id, parent_node_id, created_at, id);
+CREATE INDEX node_executions_by_parent_task ON node_executions (execution_id, parent_task_execution_id, created_at, id)
+    WHERE parent_task_execution_id IS NOT NULL;
 
 CREATE SEQUENCE task_execution_ids CACHE 64;
 CREATE TABLE task_executions (

@@ -1,0 +1,37 @@
+"""Executions as they are read; writing them is the business of the launching and of the journal."""
+
+from __future__ import annotations
+
+from flyteidl.core.identifier_pb2 import WorkflowExecutionIdentifier
+
+from aerodrome.admin.domain.validation import not_found
+from aerodrome.stdlib.postgres.database import Connection, Database, Record
+from aerodrome.stdlib.postgres.queries import load_queries
+
+_SQL = load_queries(__package__, "execution_views.sql")
+
+
+class ExecutionViews:
+    """Reads rows of `executions` by their key."""
+
+    def __init__(self, database: Database | Connection) -> None:
+        self._db = database
+
+    async def get(self, key: WorkflowExecutionIdentifier) -> Record:
+        """What the API shows of an execution.  Raises NotFound."""
+        row = await self._db.fetchrow(_SQL.get, key.project, key.domain, key.name)
+        if row is None:
+            raise not_found("execution", key)
+        return row
+
+    async def get_data(self, key: WorkflowExecutionIdentifier) -> Record:
+        """The closure of an execution, and where its inputs are.  Raises NotFound."""
+        row = await self._db.fetchrow(_SQL.get_data, key.project, key.domain, key.name)
+        if row is None:
+            raise not_found("execution", key)
+        return row
+
+    async def find_key(self, key: WorkflowExecutionIdentifier) -> int | None:
+        """The number of an execution, by which the tables that grow with it refer to it."""
+        row = await self._db.fetchrow(_SQL.get_key, key.project, key.domain, key.name)
+        return None if row is None else int(row["execution_id"])

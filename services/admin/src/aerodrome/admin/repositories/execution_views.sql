@@ -1,0 +1,15 @@
+-- name: get
+SELECT e.execution_project, e.execution_domain, e.execution_name, e.spec, e.closure, e.phase, e.abort_cause,
+       e."user", e.created_at
+FROM executions e
+WHERE e.execution_project = $1 AND e.execution_domain = $2 AND e.execution_name = $3
+
+-- name: get_data
+SELECT e.closure, e.inputs_uri
+FROM executions e
+WHERE e.execution_project = $1 AND e.execution_domain = $2 AND e.execution_name = $3
+
+-- name: get_key
+SELECT e.execution_id
+FROM executions e
+WHERE e.execution_project = $1 AND e.execution_domain = $2 AND e.execution_name = $3

@@ -1,0 +1,409 @@
+"""Pages of rows: filtered, sorted, and taken up again where the last page ended.
+
+What can be listed is a `Source`: a table, what may be joined to it, and where its fields are found.  SQL text is put
+together from sources only; whatever a caller wrote is a bound parameter.  A token holds the sort key of the last row it
+was issued for, so page N+1 costs what the first one did; it also holds a fingerprint of the question, since a position
+means nothing in another list.  A bare decimal is an offset, as scripts compute it.  Rows that have no value in the sort
+column are after all others ascending, before them descending.  Source: spec/control-plane.md, sections 6.1 to 6.4.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import re
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+from flyteidl.admin.common_pb2 import Sort
+
+from aerodrome.admin.domain.filters import COLUMNS, Entity, Filter, Function, Kind, Operand, parse, sort_kind
+from aerodrome.admin.domain.validation import invalid_value, shown
+from aerodrome.stdlib.errors import InvalidArgument
+from aerodrome.stdlib.postgres.database import Database, Record
+
+MAX_PAGE_ROWS = 10_000
+"""Most rows of one page, whatever limit is asked for; the token leads on."""
+MAX_PAGE_BYTES = 32 * 2**20
+"""A page ends early when its rows have grown to this many bytes."""
+STREAMED_ROWS = 100
+"""Larger pages are taken from the server in pieces of so many rows, so that their size is known in time."""
+MAX_TOKEN_CHARS = 8_192
+MAX_KEY_CHARS = 1_024
+"""A longer text is not put into a token; an offset is issued instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a field is found: an SQL expression, and the entities that must be joined for it."""
+
+    sql: str
+    needs: frozenset[Entity] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Something that can be listed."""
+
+    entity: Entity
+    select: str
+    """The columns of a row."""
+    table: str
+    """Where the rows are, under the entity's code as alias."""
+    tie: tuple[str, ...]
+    """Fields that are never null and together tell any two rows apart; the last part of every order."""
+    default_sort: str = "created_at"
+    joins: Mapping[Entity, str] = field(default_factory=dict)
+    """How an entity is joined, each at most once per row."""
+    exists: Mapping[Entity, tuple[str, str]] = field(default_factory=dict)
+    """Entities of which a row may have many: the table and how it refers to the row.  Conditions on them ask for one
+    that satisfies them all."""
+    places: Mapping[tuple[Entity, str], Place] = field(default_factory=dict)
+    """Fields that are not simply the column of that name."""
+    nullable: frozenset[str] = frozenset()
+    """Sortable fields that may be null."""
+
+    def place(self, entity: Entity, column: str) -> Place:
+        """Where a field of the allow-list is found."""
+        place = self.places.get((entity, column))
+        if place is not None:
+            return place
+        return Place(f'{entity.code}."{column}"', frozenset() if entity is self.entity else frozenset({entity}))
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a caller asks of a list; `rpc` is the name that error messages use."""
+
+    rpc: str
+    limit: int
+    token: str = ""
+    filters: str = ""
+    sort_by: Sort | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Rows, and the token of the next page: empty when this page is not full."""
+
+    rows: list[Record]
+    token: str
+
+
+class Parameters:
+    """The bound values of a statement."""
+
+    def __init__(self) -> None:
+        self.values: list[object] = []
+
+    def bind(self, value: object, sql_type: str) -> str:
+        """The text that stands for `value` in the statement."""
+        self.values.append(value)
+        return f"${len(self.values)}::{sql_type}"
+
+
+class Scope:
+    """Conditions that the rpc itself sets, such as the project; `column = value` unless `where` says otherwise."""
+
+    def __init__(self, **equal: str | int) -> None:
+        self.equal = dict(equal)
+        self.fixed: list[str] = []
+
+    def where(self, condition: str) -> Scope:
+        """Add a condition that holds nothing a caller wrote."""
+        self.fixed.append(condition)
+        return self
+
+    def conditions(self, source: Source, parameters: Parameters) -> list[str]:
+        """As SQL."""
+        written = [
+            f"{source.entity.code}.{column} = {parameters.bind(value, 'text' if isinstance(value, str) else 'bigint')}"
+            for column, value in self.equal.items()
+        ]
+        return written + self.fixed
+
+
+def check_limit(limit: int) -> None:
+    """Raises InvalidArgument for the limit that means none was given."""
+    if limit <= 0:
+        raise invalid_value("limit")
+
+
+async def list_page(
+    database: Database,
+    source: Source,
+    scope: Scope,
+    ask: Ask,
+    *,
+    filters: Sequence[Filter] | None = None,
+    max_rows: int = MAX_PAGE_ROWS,
+    max_bytes: int = MAX_PAGE_BYTES,
+) -> Page:
+    """The page that `ask` is for; `filters`, when given, are its filters as already parsed.
+
+    Raises InvalidArgument for filters, sort keys and tokens that cannot be understood.
+    """
+    conditions = parse(ask.filters, source.entity) if filters is None else filters
+    order = _order(source, ask)
+    fingerprint = _fingerprint(source, scope, ask, order)
+    position = _position(ask, order, fingerprint)
+    limit = min(ask.limit, max_rows)
+    rows: list[Record] = []
+    size_bytes = 0
+    for segment in position.segments(order):
+        statement, values = _statement(source, scope, conditions, order, segment, limit - len(rows), position.offset)
+        async with aclosing(_rows(database, statement, values, limit - len(rows))) as found:
+            async for row in found:
+                rows.append(row)
+                size_bytes += sum(len(value) for value in row.values() if isinstance(value, bytes | str))
+                if size_bytes >= max_bytes:
+                    limit = len(rows)
+                    break
+        if len(rows) >= limit:
+            return Page(rows, _next_token(order, fingerprint, position.passed + len(rows), rows[-1]))
+    return Page(rows, "")
+
+
+async def _rows(
+    database: Database, statement: str, values: Sequence[object], limit: int
+) -> AsyncGenerator[Record, None]:
+    if limit <= STREAMED_ROWS:
+        for row in await database.fetch(statement, *values):
+            yield row
+        return
+    async with database.transaction(readonly=True) as conn:
+        cursor = cast(AsyncGenerator[Record, None], conn.cursor(statement, *values, prefetch=STREAMED_ROWS))
+        async with aclosing(cursor):
+            async for row in cursor:
+                yield row
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    name: str
+    kind: Kind
+    place: Place
+    nullable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    columns: tuple[_Column, ...]
+    descending: bool
+
+
+def _order(source: Source, ask: Ask) -> _Order:
+    key, descending = source.default_sort, False
+    if ask.sort_by is not None and ask.sort_by.key:
+        if ask.sort_by.direction not in (Sort.ASCENDING, Sort.DESCENDING):
+            raise InvalidArgument(f"invalid sort direction '{ask.sort_by.direction}'")
+        key, descending = ask.sort_by.key, ask.sort_by.direction == Sort.DESCENDING
+    sort_kind(source.entity, key)
+    names = (key, *(name for name in source.tie if name != key))
+    return _Order(
+        tuple(
+            _Column(
+                name,
+                COLUMNS[source.entity][name],
+                source.place(source.entity, name),
+                index == 0 and key in source.nullable,
+            )
+            for index, name in enumerate(names)
+        ),
+        descending,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    """A range of the order: rows whose first key is (not) null, after `key` where given."""
+
+    null_first_key: bool | None = None
+    after: tuple[Operand, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Position:
+    """Where a page starts: at the beginning, at an offset, or behind the row with this key."""
+
+    offset: int = 0
+    passed: int = 0
+    """How many rows the pages before held."""
+    after: tuple[Operand | None, ...] | None = None
+
+    def segments(self, order: _Order) -> list[_Segment]:
+        """The ranges that follow this position, each of which an index can serve."""
+        if self.after is None:
+            return [_Segment()]
+        first, *rest = self.after
+        ties = tuple(value for value in rest if value is not None)
+        if first is None:
+            tail = _Segment(null_first_key=True, after=ties)
+            return [tail, _Segment(null_first_key=False)] if order.descending else [tail]
+        tail = _Segment(after=(first, *ties))
+        return [tail, _Segment(null_first_key=True)] if order.columns[0].nullable and not order.descending else [tail]
+
+
+_SQL_TYPES = {Kind.TEXT: "text", Kind.INTEGER: "bigint", Kind.INSTANT: "timestamptz", Kind.DURATION: "bigint"}
+_COMPARISONS = {
+    Function.EQ: "=", Function.NE: "<>", Function.GT: ">", Function.GTE: ">=", Function.LT: "<", Function.LTE: "<=",
+}  # fmt: skip
+
+
+def _statement(
+    source: Source,
+    scope: Scope,
+    filters: Iterable[Filter],
+    order: _Order,
+    segment: _Segment,
+    limit: int,
+    offset: int,
+) -> tuple[str, list[object]]:
+    parameters = Parameters()
+    needs: set[Entity] = set()
+    conditions = scope.conditions(source, parameters)
+    many: dict[Entity, list[str]] = {}
+    for each in filters:
+        place = source.place(each.entity, each.column)
+        condition = _condition(each, place, parameters)
+        if each.entity in source.exists:
+            many.setdefault(each.entity, []).append(condition)
+            needs |= place.needs - {each.entity}
+        else:
+            conditions.append(condition)
+            needs |= place.needs
+    for entity, wanted in many.items():
+        table, reference = source.exists[entity]
+        conditions.append(f"EXISTS (SELECT 1 FROM {table} WHERE {' AND '.join((reference, *wanted))})")
+    for column in order.columns:
+        needs |= column.place.needs
+    conditions += _range(order, segment, parameters)
+    direction = " DESC" if order.descending else ""
+    keys = ", ".join(f"{column.place.sql} AS key_{index}" for index, column in enumerate(order.columns))
+    lines = [
+        f"SELECT {source.select}, {keys}",
+        f"FROM {source.table}",
+        *(join for entity, join in source.joins.items() if entity in needs),
+        f"WHERE {' AND '.join(conditions)}" if conditions else "",
+        f"ORDER BY {', '.join(column.place.sql + direction for column in order.columns)}",
+        f"LIMIT {parameters.bind(limit, 'bigint')}",
+        f"OFFSET {parameters.bind(offset, 'bigint')}" if offset else "",
+    ]
+    return "\n".join(line for line in lines if line), parameters.values
+
+
+def _condition(each: Filter, place: Place, parameters: Parameters) -> str:
+    sql_type = _SQL_TYPES[COLUMNS[each.entity][each.column]]
+    match each.function:
+        case Function.VALUE_IN:
+            return f"{place.sql} = ANY({parameters.bind(list(each.operands), sql_type + '[]')})"
+        case Function.VALUE_NOT_IN:
+            return f"{place.sql} <> ALL({parameters.bind(list(each.operands), sql_type + '[]')})"
+        case Function.CONTAINS:
+            return f"{place.sql} LIKE {parameters.bind(f'%{each.operands[0]}%', sql_type)} ESCAPE ''"
+        case Function.NOT_LIKE:
+            return f"{place.sql} NOT LIKE {parameters.bind(each.operands[0], sql_type)} ESCAPE ''"
+        case comparison:
+            return f"{place.sql} {_COMPARISONS[comparison]} {parameters.bind(each.operands[0], sql_type)}"
+
+
+def _range(order: _Order, segment: _Segment, parameters: Parameters) -> list[str]:
+    first = order.columns[0].place.sql
+    written = []
+    columns = order.columns
+    if segment.null_first_key is not None:
+        written.append(f"{first} IS {'' if segment.null_first_key else 'NOT '}NULL")
+        if segment.null_first_key:
+            columns = columns[1:]
+    if segment.after is not None and columns:
+        places = ", ".join(column.place.sql for column in columns)
+        values = ", ".join(
+            parameters.bind(value, _SQL_TYPES[column.kind])
+            for column, value in zip(columns, segment.after, strict=True)
+        )
+        written.append(f"({places}) {'<' if order.descending else '>'} ({values})")
+    return written
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def _fingerprint(source: Source, scope: Scope, ask: Ask, order: _Order) -> str:
+    question = json.dumps(
+        [
+            ask.rpc, source.entity.code, source.table, sorted(scope.equal.items()), scope.fixed, ask.filters,
+            order.columns[0].name, order.descending,
+        ],
+        ensure_ascii=True,
+    )  # fmt: skip
+    return hashlib.sha256(question.encode()).hexdigest()[:16]
+
+
+def _next_token(order: _Order, fingerprint: str, passed: int, row: Record) -> str:
+    keys: list[Any] = [row[f"key_{index}"] for index in range(len(order.columns))]
+    if any(isinstance(key, str) and len(key) > MAX_KEY_CHARS for key in keys):
+        return str(passed)
+    plain = [(key - _EPOCH) // _MICROSECOND if isinstance(key, datetime) else key for key in keys]
+    body = json.dumps([fingerprint, passed, *plain], ensure_ascii=False, separators=(",", ":"))
+    return base64.urlsafe_b64encode(body.encode()).decode().rstrip("=")
+
+
+_OFFSET = re.compile(r"[0-9]{1,18}")
+
+
+def _position(ask: Ask, order: _Order, fingerprint: str) -> _Position:
+    if not ask.token:
+        return _Position()
+    if _OFFSET.fullmatch(ask.token):
+        offset = int(ask.token)
+        return _Position(offset=offset, passed=offset)
+    position = _read_token(ask.token, order, fingerprint)
+    if position is None:
+        suffix = f" for {ask.rpc}" if ask.rpc else ""
+        raise InvalidArgument(f"invalid pagination token {shown(ask.token)}{suffix}")
+    return position
+
+
+def _read_token(token: str, order: _Order, fingerprint: str) -> _Position | None:
+    """What a token of this list says; None if it is none."""
+    if len(token) > MAX_TOKEN_CHARS:
+        return None
+    try:
+        body = json.loads(base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True))
+    except (ValueError, binascii.Error, RecursionError):
+        return None
+    match body:
+        case [str(owner), int(passed), *plain] if owner == fingerprint and len(plain) == len(order.columns):
+            pass
+        case _:
+            return None
+    keys: list[Operand | None] = []
+    for column, value in zip(order.columns, plain, strict=True):
+        if value is None and column.nullable:
+            keys.append(None)
+            continue
+        key = _read_key(column.kind, value)
+        if key is None:
+            return None
+        keys.append(key)
+    return _Position(passed=max(0, min(passed, 10**18 - 1)), after=tuple(keys))
+
+
+def _read_key(kind: Kind, value: object) -> Operand | None:
+    if kind is Kind.TEXT:
+        storable = isinstance(value, str) and "\x00" not in value and not re.search("[\ud800-\udfff]", value)
+        return value if isinstance(value, str) and storable else None
+    if not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
+        return None
+    if kind is not Kind.INSTANT:
+        return value
+    try:
+        return _EPOCH + value * _MICROSECOND
+    except OverflowError:
+        return None
