@@ -1,0 +1,780 @@
+"""The local runtime: a kubelet in miniature, which runs pods as processes of this machine.
+
+It takes V1Pods, queues them for a slot, has a zygote run the primary container's command, and reports V1PodStatus.
+What must survive lies on disk (`records`), what a pod means is in `pods`, who may run is in `slots`, and processes are
+made by a `zygote`.  It decides nothing about tasks: what a failed pod means is the plugins' business.
+
+How attempts get from one state to the next: QUEUED until there is a slot; LAUNCHING until the zygote says that a
+process has the job; RUNNING until it is reaped; ENDED.  After a crash each record is resolved by what exists: an
+outcome on disk, a zygote that knows it, a process.  One whose process nobody saw end is lost, and one that never had a
+process is queued.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from aerodrome.propeller.runtimes import pods, zygote, zygotes
+from aerodrome.propeller.runtimes.pods import Key, Machine, Outcome, Plan, Pod, Situation, State
+from aerodrome.propeller.runtimes.records import Directory, Record
+from aerodrome.propeller.runtimes.slots import Activity, Holder, may_enter
+from aerodrome.stdlib.clock import Clock, SystemClock
+from aerodrome.stdlib.errors import AerodromeError, NotFound, ResourceExhausted, Unavailable
+from aerodrome.stdlib.logger import get_logger
+
+log = get_logger(__name__)
+
+GRACE = timedelta(seconds=30)
+OUTLIVE = timedelta(seconds=60)
+CACHE_LIMIT_BYTES = 5 << 30
+
+_OPEN_SECONDS = 120.0
+_SAMPLE_SECONDS = 1.0
+_FOLLOW_SECONDS = 0.2
+_EVICT_SECONDS = 300.0
+_STOP_SECONDS = 5.0
+"""What is left when the drain ends has this long between SIGTERM and SIGKILL."""
+_SETTLE_SECONDS = 10.0
+"""How long to wait for a zygote beyond the time that it was given."""
+_MESSAGE_LINES = 20
+_MESSAGE_CHARACTERS = 2_048
+_LAUNCH_TRIES = 3
+_MEMORY_RESERVE = 0.05
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class _Attempt:
+    """What the runtime knows of one attempt."""
+
+    def __init__(self, key: Key, pod: Pod, created: float) -> None:
+        self.key = key
+        self.pod = pod
+        self.created = created
+        self.plan: Plan | None = None
+        self.warnings: tuple[str, ...] = ()
+        self.state = State.QUEUED
+        self.note = "waits for a slot"
+        self.link: zygotes.Link | None = None
+        """The zygote that has it; None while there is none, or when it died."""
+        self.pid: int | None = None
+        self.start = 0
+        self.started: float | None = None
+        self.outcome: Outcome | None = None
+        self.tries = 0
+        self.idle = False
+        self.activity: Activity | None = None
+        self.durable = asyncio.Event()
+        self.ended = asyncio.Event()
+        """Set when no process is left and the outcome is known."""
+        self.cleaned = asyncio.Event()
+        self.failed: AerodromeError | None = None
+        """Why it could not be made durable."""
+        self.deleting: float | None = None
+        self.removed = asyncio.Event()
+
+
+class _Changes:
+    """The latest of each pod that one watcher has yet to see."""
+
+    def __init__(self) -> None:
+        self._latest: dict[Key, Pod] = {}
+        self._some = asyncio.Event()
+
+    def add(self, key: Key, pod: Pod) -> None:
+        self._latest.pop(key, None)
+        self._latest[key] = pod
+        self._some.set()
+
+    async def next(self) -> Pod:
+        while not self._latest:
+            self._some.clear()
+            await self._some.wait()
+        return self._latest.pop(next(iter(self._latest)))
+
+
+class LocalRuntime:
+    """Runs pods as processes of this machine; see `Runtime` for what its methods promise.
+
+    `directory` holds everything durable, and belongs to one runtime at a time.  `python` is the environment of every
+    image that `images` (image name, with or without tag, to a Python or the root of an environment) does not list.
+    `environment` is given to every task.  `slots` is the number of cores if not given.  `grace` is how long a stop
+    waits for what runs, and the time between SIGTERM and SIGKILL where the pod says nothing.  `outlive` is how long
+    tasks go on without the platform.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        slots: int | None = None,
+        python: Path = Path(sys.executable),
+        images: Mapping[str, Path] = _NOTHING,
+        environment: Mapping[str, str] = _NOTHING,
+        clock: Clock | None = None,
+        cache_limit: int = CACHE_LIMIT_BYTES,
+        grace: timedelta = GRACE,
+        outlive: timedelta = OUTLIVE,
+    ) -> None:
+        self._directory = Directory(Path(os.path.abspath(directory)))
+        cores = len(os.sched_getaffinity(0))
+        self._slots = slots if slots is not None else cores
+        self._machine = Machine(cores, memory_bytes())
+        self._python = _interpreter(python)
+        self._images = {name: _interpreter(path) for name, path in images.items()}
+        self._environment = dict(environment)
+        self._clock: Clock = clock or SystemClock()
+        self._grace = grace
+        self._cache = zygote.Distributions(str(self._directory.root / "cache"), cache_limit)
+        self._settings = zygotes.Settings(
+            warm=max(1, self._slots),
+            outlive_seconds=outlive.total_seconds(),
+            grace_seconds=_STOP_SECONDS,
+            cache=self._directory.root / "cache",
+            cache_limit_bytes=cache_limit,
+        )
+        self._attempts: dict[Key, _Attempt] = {}
+        self._live: dict[Key, _Attempt] = {}
+        self._queue: deque[_Attempt] = deque()
+        self._links: dict[str, zygotes.Link] = {}
+        """Every zygote that is connected, by name."""
+        self._attending: set[asyncio.Task[None]] = set()
+        self._starting: dict[Path, asyncio.Lock] = {}
+        self._watchers: set[_Changes] = set()
+        self._group: asyncio.TaskGroup | None = None
+        self._opened = asyncio.Event()
+        self._open_failure: BaseException | None = None
+        self._stopping = False
+
+    # -- what callers use --
+
+    async def start(self, pod: Pod) -> None:
+        """Accept a pod: it is durable when this returns.  The same namespace and name again changes nothing.
+
+        Raises InvalidArgument for a name that Kubernetes would refuse, Unavailable while stopping, ResourceExhausted
+        if the record cannot be written.  A pod that cannot run here is accepted, and is Failed at once.
+        """
+        await self._ready()
+        key = pods.key_of(pod)
+        known = self._attempts.get(key)
+        if known is not None:
+            await known.durable.wait()
+            if known.failed is not None:
+                raise known.failed
+            return
+        if self._stopping:
+            raise Unavailable("the platform is stopping, and starts nothing more")
+        attempt = _Attempt(key, pod, self._now())
+        self._attempts[key] = attempt
+        refusal = self._plan(attempt)
+        try:
+            record = Record(pod, attempt.created, self._directory.boot)
+            await asyncio.to_thread(self._directory.write, key, record)
+        except OSError as error:
+            del self._attempts[key]
+            attempt.failed = ResourceExhausted(f"the pod {key} could not be recorded: {error.strerror}")
+            raise attempt.failed from error
+        except BaseException as error:
+            # Nobody knows whether it was written; it is as if it had not been asked for.
+            del self._attempts[key]
+            attempt.failed = Unavailable(f"the start of pod {key} was interrupted: {type(error).__name__}")
+            await asyncio.shield(asyncio.to_thread(self._directory.remove, key))
+            raise
+        finally:
+            attempt.durable.set()
+        if refusal is not None:
+            await self._end(attempt, refusal)
+            return
+        self._queue.append(attempt)
+        self._changed(attempt)
+        self._admit()
+
+    async def get(self, namespace: str, name: str) -> Pod | None:
+        """The pod with its status; None if there is none."""
+        await self._ready()
+        attempt = self._attempts.get(Key(namespace, name))
+        return None if attempt is None or not attempt.durable.is_set() else self._shown(attempt)
+
+    async def list(self, labels: Mapping[str, str] = _NOTHING) -> list[Pod]:
+        """Every pod that has all of `labels`."""
+        await self._ready()
+        return [
+            self._shown(attempt)
+            for attempt in self._attempts.values()
+            if attempt.durable.is_set() and _has_labels(attempt.pod, labels)
+        ]
+
+    async def watch(self) -> AsyncIterator[Pod]:
+        """Every pod that there is, then each one that changes, at its latest.
+
+        One that is being deleted has `metadata.deletionTimestamp`, and comes a last time when nothing of it is left.
+        """
+        await self._ready()
+        changes = _Changes()
+        for attempt in self._attempts.values():
+            changes.add(attempt.key, self._shown(attempt))
+        self._watchers.add(changes)
+        try:
+            while True:
+                yield await changes.next()
+        finally:
+            self._watchers.discard(changes)
+
+    async def tail(self, namespace: str, name: str, lines: int = 50) -> str:
+        """The last lines of its log, at most 64 KiB; it outlives the pod.  Empty if it printed nothing."""
+        key = pods.key_of({"metadata": {"namespace": namespace, "name": name}})
+        return await asyncio.to_thread(self._directory.tail, key, lines)
+
+    async def delete(self, namespace: str, name: str, *, grace: timedelta | None = None) -> None:
+        """End a pod and forget it: SIGTERM, `grace`, SIGKILL, to everything that it started.
+
+        Returns when nothing of it is left.  A pod that does not exist is fine; the log stays.
+        """
+        await self._ready()
+        attempt = self._attempts.get(Key(namespace, name))
+        if attempt is None:
+            return
+        await attempt.durable.wait()
+        if attempt.failed is not None:
+            return
+        if attempt.deleting is not None:
+            await attempt.removed.wait()
+            return
+        attempt.deleting = self._now()
+        try:
+            await self._delete(attempt, grace)
+        except BaseException:
+            attempt.deleting = None  # whoever else waits will be told by the next delete, which starts over
+            raise
+
+    async def _delete(self, attempt: _Attempt, grace: timedelta | None) -> None:
+        if attempt.state is State.QUEUED or (attempt.state is State.LAUNCHING and attempt.link is None):
+            await self._end(attempt, self._outcome(137, "Deleted", "it was deleted before it started"))
+        else:
+            self._changed(attempt)
+            await self._terminate(attempt, grace if grace is not None else self._grace_of(attempt), "Deleted")
+        await attempt.cleaned.wait()
+        await asyncio.to_thread(self._directory.remove, attempt.key)
+        del self._attempts[attempt.key]
+        attempt.removed.set()
+        self._changed(attempt)
+
+    async def run(self) -> None:
+        """Own the directory until cancelled; then start nothing more, wait for what runs, and end what is left.
+
+        Raises FailedPrecondition if another runtime owns the directory.
+        """
+        try:
+            await asyncio.to_thread(self._directory.open)
+        except BaseException as error:
+            self._open_failure = error
+            self._opened.set()
+            raise
+        properly = False
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                try:
+                    await self._take_over()
+                    self._opened.set()
+                    parts = [
+                        group.create_task(self._sample_forever(), name="sample attempts"),
+                        group.create_task(self._follow_forever(), name="follow attempts without a zygote"),
+                        group.create_task(self._evict_forever(), name="evict code distributions"),
+                    ]
+                    if not any(self._usable(link, self._python) for link in self._links.values()):
+                        parts.append(group.create_task(self._warm(), name="warm the default environment"))
+                    await asyncio.Event().wait()
+                finally:
+                    await self._drain()
+                    for part in parts:
+                        part.cancel()
+                    properly = True
+        finally:
+            self._group = None
+            self._directory.close(properly=properly)
+            if not self._opened.is_set():
+                self._open_failure = Unavailable("the local runtime ended while it started")
+                self._opened.set()
+
+    # -- what is shown --
+
+    def _now(self) -> float:
+        return self._clock.now().timestamp()
+
+    async def _ready(self) -> None:
+        if not self._opened.is_set():
+            try:
+                async with asyncio.timeout(_OPEN_SECONDS):
+                    await self._opened.wait()
+            except TimeoutError as error:
+                raise Unavailable("the local runtime does not run: nobody has started its run()") from error
+        if isinstance(self._open_failure, AerodromeError):
+            raise type(self._open_failure)(self._open_failure.message) from self._open_failure
+        if self._open_failure is not None:
+            raise Unavailable(f"the local runtime could not start: {self._open_failure}") from self._open_failure
+
+    def _shown(self, attempt: _Attempt) -> Pod:
+        metadata = dict(attempt.pod["metadata"])
+        annotations = {**(metadata.get("annotations") or {}), pods.LOG_PATH: str(self._directory.log(attempt.key))}
+        if attempt.warnings:
+            annotations[pods.WARNING] = "; ".join(attempt.warnings)
+        metadata["annotations"] = annotations
+        if attempt.deleting is not None:
+            metadata["deletionTimestamp"] = pods.time_text(attempt.deleting)
+        plan = attempt.plan
+        situation = Situation(
+            state=attempt.state,
+            container=plan.container if plan is not None else attempt.key.name,
+            image=plan.image if plan is not None else "",
+            created=attempt.created,
+            started=attempt.started,
+            pid=attempt.pid,
+            outcome=attempt.outcome,
+            note=attempt.note,
+        )
+        return {**attempt.pod, "metadata": metadata, "status": pods.status(situation)}
+
+    def _changed(self, attempt: _Attempt) -> None:
+        if self._watchers:
+            pod = self._shown(attempt)
+            for watcher in self._watchers:
+                watcher.add(attempt.key, pod)
+
+    # -- from queued to running --
+
+    def _plan(self, attempt: _Attempt) -> Outcome | None:
+        """Plan an attempt; an outcome if it can never run here."""
+        try:
+            attempt.plan = pods.plan(attempt.pod, self._machine)
+        except pods.Refused as refusal:
+            return self._outcome(pods.STARTED_NOT, refusal.reason, refusal.message)
+        attempt.warnings = attempt.plan.warnings
+        for warning in attempt.warnings:
+            log.warning("a pod does not get all that it asks for", pod=str(attempt.key), warning=warning)
+        return None
+
+    def _outcome(self, code: int, reason: str, message: str) -> Outcome:
+        return Outcome(code=code, finished=self._now(), reason=reason, message=message)
+
+    def _admit(self) -> None:
+        """Let the first of the queue run while there is room."""
+        while self._queue and not self._stopping and self._group is not None:
+            attempt = self._queue[0]
+            if attempt.state is not State.QUEUED:
+                self._queue.popleft()
+                continue
+            if not self._has_room(attempt):
+                return
+            self._queue.popleft()
+            attempt.state = State.LAUNCHING
+            attempt.note = "waits for its environment to be warm"
+            self._live[attempt.key] = attempt
+            self._group.create_task(self._launch(attempt), name=f"launch {attempt.key}")
+            self._changed(attempt)
+
+    def _has_room(self, attempt: _Attempt) -> bool:
+        holders = [Holder(each.idle, each.plan.memory_bytes if each.plan else 0) for each in self._live.values()]
+        wanted = attempt.plan.memory_bytes if attempt.plan else 0
+        if not may_enter(holders, self._slots, self._machine.memory_bytes, wanted):
+            return False
+        if len(holders) < self._slots:
+            return True
+        # More at work than there are slots, because some are idle: fine, as long as the machine itself has memory.
+        return available_memory_bytes() > self._machine.memory_bytes * _MEMORY_RESERVE
+
+    async def _launch(self, attempt: _Attempt) -> None:
+        plan = attempt.plan
+        if plan is None:
+            raise RuntimeError(f"{attempt.key} was admitted without a plan")
+        python = self._interpreter_of(plan.image)
+        try:
+            link = await self._environment_of(python, plan.image)
+        except AerodromeError as error:
+            if attempt.state is State.LAUNCHING:
+                await self._end(attempt, self._outcome(pods.STARTED_NOT, "StartError", error.message))
+            return
+        if attempt.state is not State.LAUNCHING:
+            return
+        if self._stopping:
+            attempt.state = State.QUEUED  # it never started, so it waits for the next run of the platform
+            self._live.pop(attempt.key, None)
+            return
+        attempt.link = link
+        attempt.tries += 1
+        link.send(self._job(attempt, plan, python))
+
+    def _job(self, attempt: _Attempt, plan: Plan, python: Path) -> dict[str, Any]:
+        work = self._directory.work(attempt.key)
+        environment = {**zygotes.base_environment(python, work / "tmp"), **self._environment, **plan.environment}
+        if "PATH" in plan.environment:
+            environment["PATH"] = f"{python.parent}{os.pathsep}{plan.environment['PATH']}"
+        environment["TMPDIR"] = str(work / "tmp")
+        environment[zygote.MARKER] = self._directory.marker(attempt.key)
+        given = plan.working_dir
+        return {
+            "op": "start",
+            "key": str(attempt.key),
+            "name": attempt.key.name,
+            "record": self._directory.record(attempt.key),
+            "log": str(self._directory.log(attempt.key)),
+            "folder": str(work / "code"),
+            "working_dir": given if given is not None and os.path.isabs(given) and os.path.isdir(given) else None,
+            "python": str(python),
+            "argv": list(plan.argv),
+            "environment": environment,
+        }
+
+    def _interpreter_of(self, image: str) -> Path:
+        """The Python that an image name selects: by all of it, without its digest, or without its tag."""
+        name, _, _ = image.partition("@")
+        folder, slash, last = name.rpartition("/")
+        for candidate in (image, name, f"{folder}{slash}{last.partition(':')[0]}"):
+            if candidate in self._images:
+                return self._images[candidate]
+        return self._python
+
+    def _usable(self, link: zygotes.Link, python: Path) -> bool:
+        return not link.lost and not link.stopping and link.kind == self._settings.kind(python)
+
+    async def _environment_of(self, python: Path, image: str) -> zygotes.Link:
+        """The warm zygote of a Python, started if need be.  Raises NotFound or Unavailable."""
+        async with self._starting.setdefault(python, asyncio.Lock()):
+            for link in self._links.values():
+                if self._usable(link, python):
+                    return link
+            if not os.access(python, os.X_OK):
+                raise NotFound(
+                    f"the image {image!r} selects the Python environment {python}, which is not there: create it, or "
+                    "name another one for this image"
+                )
+            link = await zygotes.start(self._directory.root / "zygotes", python, self._settings)
+            if link.problem is not None:
+                log.warning(
+                    "tasks of an environment are spawned instead of forked", python=str(python), why=link.problem
+                )
+            self._attach(link)
+            return link
+
+    async def _warm(self) -> None:
+        try:
+            await self._environment_of(self._python, "default")
+        except AerodromeError as error:
+            log.warning("the default environment could not be warmed", python=str(self._python), error=error.message)
+
+    # -- zygotes --
+
+    def _attach(self, link: zygotes.Link) -> None:
+        if self._group is None:
+            raise RuntimeError("a zygote was attached to a runtime that does not run")
+        self._links[link.name] = link
+        task = self._group.create_task(self._attend(link), name=f"attend zygote {link.name}")
+        self._attending.add(task)
+        task.add_done_callback(self._attending.discard)
+
+    async def _attend(self, link: zygotes.Link) -> None:
+        await link.listen(lambda message: self._hear(link, message))
+        self._links.pop(link.name, None)
+        await link.gone(self._directory.root / "zygotes")
+        orphans = [attempt for attempt in self._live.values() if attempt.link is link]
+        if orphans or not self._stopping:
+            log.warning("a zygote is gone", zygote=link.name, pid=link.pid, attempts=len(orphans))
+        for attempt in orphans:
+            attempt.link = None
+            await self._resolve(attempt)
+        if not self._stopping and not link.stopping and self._group is not None:
+            self._group.create_task(self._warm(), name="warm the default environment")
+        self._admit()
+
+    def _hear(self, link: zygotes.Link, message: zygotes.Message) -> None:
+        attempt = self._live.get(Key(*message["key"].split("/", 1)))
+        if attempt is None or attempt.link is not link or self._group is None:
+            return
+        match message["op"]:
+            case "started":
+                self._has_started(attempt, message)
+            case "refused":
+                outcome = self._outcome(pods.STARTED_NOT, "Lost", message["message"])
+                self._group.create_task(self._end(attempt, outcome), name=f"end {attempt.key}")
+            case "exited":
+                attempt.started = attempt.started or message["started"]
+                outcome = Outcome.read(message)
+                self._group.create_task(self._end(attempt, outcome, written=True), name=f"end {attempt.key}")
+            case op:
+                log.warning("a zygote said what nobody understands", zygote=link.name, op=op)
+
+    def _has_started(self, attempt: _Attempt, process: Mapping[str, Any]) -> None:
+        attempt.pid, attempt.start, attempt.started = process["pid"], process["start"], process["started"]
+        attempt.state = State.RUNNING
+        attempt.activity = Activity(self._clock.boottime())
+        self._changed(attempt)
+
+    # -- how attempts end --
+
+    async def _end(self, attempt: _Attempt, outcome: Outcome, *, written: bool = False) -> None:
+        """Let an attempt be over, of which no process is left."""
+        if attempt.state is State.ENDED:
+            return
+        if not written:
+            await self._write_outcome(attempt, outcome)
+        if outcome.code != 0 and outcome.message is None:
+            said = await asyncio.to_thread(self._directory.tail, attempt.key, _MESSAGE_LINES)
+            outcome = Outcome(
+                outcome.code, outcome.finished, outcome.signal, outcome.reason, said[-_MESSAGE_CHARACTERS:] or None
+            )
+        if attempt.ended.is_set():  # somebody else was quicker
+            return
+        attempt.state = State.ENDED
+        attempt.outcome = outcome
+        attempt.link = None
+        self._live.pop(attempt.key, None)
+        attempt.ended.set()
+        self._changed(attempt)
+        self._admit()
+        await asyncio.to_thread(self._directory.clean, attempt.key)
+        attempt.cleaned.set()
+
+    async def _write_outcome(self, attempt: _Attempt, outcome: Outcome) -> None:
+        try:
+            await asyncio.to_thread(self._directory.end, attempt.key, outcome.written())
+        except OSError as error:
+            log.warning("the end of a pod could not be recorded", pod=str(attempt.key), error=str(error))
+
+    async def _terminate(self, attempt: _Attempt, grace: timedelta, reason: str) -> None:
+        """End an attempt's processes, and wait until nothing is left."""
+        seconds = grace.total_seconds()
+        link = attempt.link
+        if attempt.state is State.ENDED:
+            return
+        if link is not None:
+            link.send({"op": "end", "key": str(attempt.key), "grace": seconds, "reason": reason})
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds + _SETTLE_SECONDS):
+                    await attempt.ended.wait()
+                    return
+            log.warning("a zygote does not end an attempt, and is killed", pod=str(attempt.key), pid=link.pid)
+            zygote.send_signal(link.pid, signal.SIGKILL)
+            seconds = 0.0
+        if attempt.pid is not None:
+            await asyncio.to_thread(end_processes, attempt.pid, attempt.start, self._marker(attempt), seconds)
+        await attempt.ended.wait()
+
+    def _marker(self, attempt: _Attempt) -> str:
+        return self._directory.marker(attempt.key)
+
+    def _grace_of(self, attempt: _Attempt) -> timedelta:
+        plan = attempt.plan
+        return plan.grace if plan is not None and plan.grace is not None else self._grace
+
+    async def _resolve(self, attempt: _Attempt) -> None:
+        """Find out what became of a live attempt without a zygote, and put it where it belongs."""
+        key = attempt.key
+        ended = await asyncio.to_thread(self._directory.outcome, key)
+        process = await asyncio.to_thread(self._directory.process, key)
+        if process:
+            attempt.started = process.get("started")
+        if ended is not None:
+            await self._end(attempt, Outcome.read(ended), written=True)
+        elif process is None:
+            self._put_back(attempt)
+        elif process and zygote.is_alive(process["pid"], process["start"]):
+            self._live[key] = attempt
+            self._has_started(attempt, process)
+        else:
+            await self._bury(attempt, process)
+
+    def _put_back(self, attempt: _Attempt) -> None:
+        """Queue an attempt, at its place, that never had a process."""
+        self._live.pop(attempt.key, None)
+        if attempt.deleting is not None or attempt.tries >= _LAUNCH_TRIES:
+            attempt.state = State.LAUNCHING
+            message = f"its process could not be started {attempt.tries} times: the zygotes of its environment ended"
+            if self._group is not None:
+                outcome = self._outcome(pods.STARTED_NOT, "Lost", message)
+                self._group.create_task(self._end(attempt, outcome), name=f"end {attempt.key}")
+            return
+        attempt.state = State.QUEUED
+        attempt.note = "waits for a slot"
+        self._queue.appendleft(attempt)
+        self._changed(attempt)
+
+    async def _bury(self, attempt: _Attempt, process: Mapping[str, Any]) -> None:
+        """End an attempt whose process is gone and was reaped by nobody of ours."""
+        pid, began = process.get("pid", 0), process.get("start", 0)
+        await asyncio.to_thread(end_processes, pid, began, self._marker(attempt), 0.0)
+        said = await asyncio.to_thread(self._directory.leaving, attempt.key)
+        if said is not None:
+            outcome = Outcome(code=said["code"], finished=said["finished"])
+        else:
+            outcome = self._outcome(
+                pods.UNKNOWN_CODE,
+                "Lost",
+                "its process vanished, and nobody saw how it ended; what it wrote is not used",
+            )
+        await self._end(attempt, outcome)
+
+    # -- taking over and stopping --
+
+    async def _take_over(self) -> None:
+        """Resolve what an earlier run left."""
+        for link in await zygotes.adopt(self._directory.root / "zygotes"):
+            self._attach(link)
+        running = {key: link for link in self._links.values() for key in link.running}
+        found = await asyncio.to_thread(lambda: list(self._directory.records()))
+        for key, record in sorted(found, key=lambda each: each[1].created):
+            attempt = _Attempt(key, record.pod, record.created)
+            attempt.durable.set()
+            self._attempts[key] = attempt
+            refusal = self._plan(attempt)
+            holder = running.get(str(key))
+            if holder is not None:
+                attempt.link = holder
+                self._live[key] = attempt
+                process = await asyncio.to_thread(self._directory.process, key) or {}
+                self._has_started(attempt, {"started": record.created, **process, **holder.running[str(key)]})
+                continue
+            if refusal is not None and await asyncio.to_thread(self._directory.outcome, key) is None:
+                await self._end(attempt, refusal)
+                continue
+            unsure = record.boot != self._directory.boot and not self._directory.closed_properly
+            if unsure and await asyncio.to_thread(self._directory.outcome, key) is None:
+                await self._bury(attempt, {})
+                continue
+            await self._resolve(attempt)
+        await asyncio.to_thread(self._directory.clean_others, set(self._live))
+        for link in list(self._links.values()):
+            if not any(self._usable(link, python) for python in (self._python, *self._images.values())):
+                link.stopping = True
+                link.send({"op": "retire"})
+        if found:
+            log.info("pods of an earlier run were taken over", pods=len(found), live=len(self._live))
+        self._admit()
+
+    async def _drain(self) -> None:
+        """Wait for what runs, end what is left, and let the zygotes go."""
+        self._stopping = True
+        if self._live:
+            log.info("waiting for running pods", pods=len(self._live), grace_seconds=self._grace.total_seconds())
+            await self._until_ended(self._grace.total_seconds())
+        left = [attempt for attempt in self._live.values() if attempt.link is not None or attempt.pid is not None]
+        if left:
+            log.warning("ending pods that did not finish in time", pods=len(left))
+            stop = timedelta(seconds=_STOP_SECONDS)
+            await asyncio.gather(*(self._shut_down(attempt, stop) for attempt in left))
+        for link in list(self._links.values()):
+            link.send({"op": "retire"})
+        if self._attending:
+            await asyncio.wait(self._attending, timeout=_SETTLE_SECONDS)
+        for link in list(self._links.values()):
+            log.warning("a zygote does not end, and is killed", zygote=link.name, pid=link.pid)
+            zygote.send_signal(link.pid, signal.SIGKILL)
+
+    async def _shut_down(self, attempt: _Attempt, grace: timedelta) -> None:
+        if attempt.link is None and attempt.outcome is None and attempt.state is not State.ENDED:
+            if attempt.pid is not None:
+                marker = self._marker(attempt)
+                await asyncio.to_thread(end_processes, attempt.pid, attempt.start, marker, grace.total_seconds())
+            await self._end(attempt, self._outcome(pods.UNKNOWN_CODE, "Shutdown", "the platform was stopped"))
+        await self._terminate(attempt, grace, "Shutdown")
+
+    async def _until_ended(self, seconds: float) -> None:
+        """Wait until nothing is live, at most for `seconds` of the clock."""
+        waits = asyncio.create_task(self._clock.sleep(seconds))
+        try:
+            while self._live and not waits.done():
+                ends = [asyncio.create_task(each.ended.wait()) for each in self._live.values()]
+                await asyncio.wait([waits, *ends], return_when=asyncio.FIRST_COMPLETED, timeout=1.0)
+                for each in ends:
+                    each.cancel()
+        finally:
+            waits.cancel()
+
+    # -- what goes on all the time --
+
+    async def _sample_forever(self) -> None:
+        while True:
+            await self._clock.sleep(_SAMPLE_SECONDS)
+            await self.sample()
+
+    async def sample(self) -> None:
+        """See who works and who waits, and let the queue have the slots of those who wait."""
+        running = [attempt for attempt in self._live.values() if attempt.state is State.RUNNING]
+        if not running:
+            self._admit()
+            return
+        table = await asyncio.to_thread(zygote.processes)
+        now = self._clock.boottime()
+        for attempt in running:
+            if attempt.activity is not None and attempt.pid is not None:
+                used = sum(each.cpu_seconds for each in zygote.descendants(table, [attempt.pid]).values())
+                attempt.idle = attempt.activity.observe(now, used)
+        self._admit()
+
+    async def _follow_forever(self) -> None:
+        """Watch the attempts whose zygote died: nobody will report their end."""
+        while True:
+            await asyncio.sleep(_FOLLOW_SECONDS)
+            for attempt in list(self._live.values()):
+                if attempt.link is None and attempt.pid is not None and not zygote.is_alive(attempt.pid, attempt.start):
+                    await self._bury(attempt, {"pid": attempt.pid, "start": attempt.start})
+
+    async def _evict_forever(self) -> None:
+        while True:
+            await self._clock.sleep(_EVICT_SECONDS)
+            for content in await asyncio.to_thread(self._cache.evict):
+                log.info("an unpacked code distribution was evicted", content=content)
+
+
+def end_processes(pid: int, start: int, marker: str, grace_seconds: float) -> None:
+    """End every process of an attempt that has no zygote: SIGTERM, grace, SIGKILL.  Blocks until nothing is left."""
+    left = zygote.members(pid, start, marker)
+    for each in left if grace_seconds > 0 else ():
+        zygote.send_signal(each, signal.SIGTERM)
+    deadline = time.monotonic() + grace_seconds
+    while left and time.monotonic() < deadline:
+        time.sleep(0.02)
+        left = zygote.members(pid, start, marker)
+    give_up = time.monotonic() + _SETTLE_SECONDS
+    while left:
+        for each in left:
+            zygote.send_signal(each, signal.SIGKILL)
+        time.sleep(0.01)
+        left = zygote.members(pid, start, marker)
+        if left and time.monotonic() > give_up:
+            log.error("processes of a pod cannot be killed", marker=marker, pids=sorted(left))
+            return
+
+
+def memory_bytes() -> int:
+    """The memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def available_memory_bytes(path: Path = Path("/proc/meminfo")) -> int:
+    """The memory that a new process could have without swapping."""
+    for line in path.read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return memory_bytes()
+
+
+def _interpreter(path: Path) -> Path:
+    """The Python of a path that names either it or the root of its environment; links stay as they are."""
+    absolute = Path(os.path.abspath(path.expanduser()))
+    return absolute / "bin" / "python" if absolute.is_dir() else absolute
+
+
+def _has_labels(pod: Pod, labels: Mapping[str, str]) -> bool:
+    has = pod["metadata"].get("labels") or {}
+    return all(has.get(name) == value for name, value in labels.items())

@@ -1,0 +1,212 @@
+"""The durable side of the local runtime: one directory, one owner, one record for each attempt.
+
+    lock                     held by the runtime that owns the directory
+    state.json               the directory's identity, the boot that last used it, and whether it was closed properly
+    pods/<ns>/<name>.json    the attempt as it was asked for; exists from `start` to `delete`
+    pods/<ns>/<name>.pid     its process: written, exclusively, before the process knows what to do
+    pods/<ns>/<name>.exit    how it ended: written by whoever reaps it, or finds that nobody did
+    pods/<ns>/<name>.leaving what a forked attempt says of itself right before it leaves
+    logs/<ns>/<name>.log     what it printed; stays when the attempt is deleted
+    work/<ns>/<name>/        its own directory; goes when it ends
+    cache/                   code distributions
+    zygotes/                 their sockets and logs
+
+Everything here blocks and belongs in a thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import stat
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aerodrome.propeller.runtimes import zygote
+from aerodrome.propeller.runtimes.pods import Key, Pod, key_of
+from aerodrome.stdlib.errors import AerodromeError, FailedPrecondition
+from aerodrome.stdlib.logger import get_logger
+
+log = get_logger(__name__)
+
+_BESIDE = (".pid", ".exit", ".leaving")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """An attempt as it was asked for."""
+
+    pod: Pod
+    created: float
+    """Seconds since the epoch; its place in the queue."""
+    boot: str
+    """The boot (and pid namespace) under which it was asked for."""
+
+
+def boot_id() -> str:
+    """What a pid is good for: it differs after a restart of the machine, and in another container."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
+
+
+class Directory:
+    """The directory of one local runtime."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.identity = ""
+        self.boot = ""
+        self.closed_properly = False
+        """Whether its last owner closed it, so that nothing written then can be missing now."""
+        self._lock: int | None = None
+
+    def open(self) -> None:
+        """Become its owner.  Raises FailedPrecondition if another runtime is."""
+        for folder in ("pods", "logs", "work", "cache", "zygotes"):
+            (self.root / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = os.read(descriptor, 32).decode(errors="replace").strip()
+            os.close(descriptor)
+            raise FailedPrecondition(
+                f"the data directory {self.root} is in use by another platform (process {owner or 'unknown'}): "
+                "stop that one, or choose another directory"
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        self._lock = descriptor
+        self.boot = boot_id()
+        state = zygote.read_json(str(self.root / "state.json")) or {}
+        self.identity = state.get("identity") or uuid.uuid4().hex
+        self.closed_properly = bool(state.get("closed"))
+        self._write_state(closed=False)
+
+    def close(self, *, properly: bool) -> None:
+        """Stop being its owner; `properly` if nothing was left running."""
+        if self._lock is not None:
+            if properly:
+                self._write_state(closed=True)
+            os.close(self._lock)
+            self._lock = None
+
+    def _write_state(self, *, closed: bool) -> None:
+        zygote.write_json(str(self.root / "state.json"), {"identity": self.identity, "closed": closed})
+
+    def record(self, key: Key) -> str:
+        """The path of an attempt's files without their suffix."""
+        return str(self.root / "pods" / key.namespace / key.name)
+
+    def log(self, key: Key) -> Path:
+        """What an attempt printed."""
+        return self.root / "logs" / key.namespace / f"{key.name}.log"
+
+    def work(self, key: Key) -> Path:
+        """An attempt's own directory."""
+        return self.root / "work" / key.namespace / key.name
+
+    def marker(self, key: Key) -> str:
+        """What the environment of an attempt's processes says they belong to."""
+        return f"{key}@{self.identity}"
+
+    def write(self, key: Key, record: Record) -> None:
+        """Make a new attempt durable.  Raises OSError."""
+        path = self.record(key)
+        for folder in (os.path.dirname(path), self.log(key).parent):
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+        for suffix in _BESIDE:  # of an earlier attempt of this name, whose deletion was cut short
+            _unlink(path + suffix)
+        text = json.dumps({"pod": record.pod, "created": record.created, "boot": record.boot})
+        descriptor = os.open(path + ".json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            _unlink(path + ".json")
+            raise
+
+    def records(self) -> Iterator[tuple[Key, Record]]:
+        """Every attempt there is; what was never completed was never acknowledged, and is removed."""
+        for path in sorted((self.root / "pods").glob("*/*.json")):
+            value = zygote.read_json(str(path))
+            try:
+                record = Record(value["pod"], value["created"], value["boot"]) if value else None
+                key = key_of(record.pod) if record else None
+            except (KeyError, AerodromeError):
+                record = key = None
+            if record is None or key is None or self.record(key) + ".json" != str(path):
+                log.warning("an incomplete pod record was removed", path=str(path))
+                _unlink(str(path))
+                continue
+            yield key, record
+
+    def outcome(self, key: Key) -> dict[str, Any] | None:
+        """How an attempt ended; None if that is not written."""
+        return zygote.read_json(self.record(key) + ".exit") or None
+
+    def process(self, key: Key) -> dict[str, Any] | None:
+        """`pid`, `start` and `started` of an attempt's process; {} if it was never completed, None if there is none."""
+        return zygote.read_json(self.record(key) + ".pid")
+
+    def leaving(self, key: Key) -> dict[str, Any] | None:
+        """What an attempt said of itself before it left; None if it did not."""
+        return zygote.read_json(self.record(key) + ".leaving") or None
+
+    def end(self, key: Key, outcome: dict[str, Any]) -> None:
+        """Write how an attempt ended."""
+        zygote.write_json(self.record(key) + ".exit", outcome)
+
+    def remove(self, key: Key) -> None:
+        """Forget an attempt; its log stays."""
+        path = self.record(key)
+        _unlink(path + ".json")  # first: without it the rest means nothing, the other way round it would start again
+        for suffix in _BESIDE:
+            _unlink(path + suffix)
+
+    def clean(self, key: Key) -> None:
+        """Remove an attempt's own directory."""
+        remove_tree(self.work(key))
+
+    def clean_others(self, live: set[Key]) -> None:
+        """Remove what earlier owners left: directories of attempts that are not live, and files without a record."""
+        for folder in (self.root / "work").glob("*/*"):
+            if Key(folder.parent.name, folder.name) not in live:
+                remove_tree(folder)
+        for suffix in _BESIDE:
+            for path in (self.root / "pods").glob(f"*/*{suffix}"):
+                if not path.with_name(path.name.removesuffix(suffix) + ".json").exists():
+                    _unlink(str(path))
+
+    def tail(self, key: Key, lines: int, limit_bytes: int = 65_536) -> str:
+        """The last lines of an attempt's log; empty if it printed nothing."""
+        try:
+            with self.log(key).open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - limit_bytes))
+                text = file.read().decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+        return "\n".join(text.splitlines()[-lines:]) if lines > 0 else ""
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a directory, what its owner made unwritable included."""
+    if not folder.exists():
+        return
+    for path, _, _ in os.walk(folder):
+        with contextlib.suppress(OSError):
+            os.chmod(path, stat.S_IRWXU)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)

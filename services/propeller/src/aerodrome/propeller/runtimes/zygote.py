@@ -1,0 +1,1242 @@
+"""The zygote: a warm Python that forks tasks, so that a task need not spend a second on importing flytekit.
+
+This file is executed by the Python of the chosen environment (any Python from 3.9 on), so it is one file, needs nothing
+but the standard library and imports nothing of ours.  The local runtime imports it too, for what both sides share: how
+processes are found in /proc, and the small files that say that an attempt has a process or has ended.
+
+What it does: it listens on a Unix socket in its working directory, preloads flytekit's entry point where there is one,
+and keeps a few children forked ahead of need.  A child waits on a socket pair for its job; then it becomes the attempt,
+either by calling flytekit's command in the fork, or by `exec`.  It never runs user code itself, and has one thread.
+
+What it promises:
+
+* `<record>.pid` exists before a child learns its job, and is created exclusively: no attempt starts twice.
+* `<record>.exit` is written when the attempt is reaped, whether or not the platform is there to be told.
+* An attempt is a subreaper: what it starts stays below it, whatever it does with sessions.  When it ends, the rest
+  comes to the zygote as children that it does not know, which it kills before it reports the end.
+* Without the platform it lives on for `outlive` seconds; then it ends its attempts, reason `Shutdown`, and leaves.
+
+The protocol is one JSON object a line, each with an `op`.  In: `start`, `end`, `retire`.  Out: `hello`, `started`,
+`refused`, `exited`.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__":
+    del sys.path[0]  # the folder of this file, whose modules would otherwise shadow those of the environment
+
+import atexit
+import contextlib
+import ctypes
+import errno
+import fcntl
+import gc
+import hashlib
+import importlib
+import json
+import os
+import py_compile
+import random
+import select
+import shutil
+import signal
+import socket
+import stat
+import struct
+import tarfile
+import tempfile
+import threading
+import time
+import traceback
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, NoReturn
+
+PROTOCOL = 1
+MARKER = "AERODROME_POD"
+"""Variable that every process of an attempt inherits: `<namespace>/<name>@<runtime>`."""
+MARKER_ROOM = 480
+FAMILY = ("pyflyte-execute", "pyflyte-fast-execute", "pyflyte-map-execute")
+NICENESS = 5
+OOM_SCORE = 300
+PICKLE_FILE = "pkl.gz"
+
+_PR_SET_NAME = 15
+_PR_SET_CHILD_SUBREAPER = 36
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+# -- processes, as /proc shows them ------------------------------------------------------------------------------------
+
+
+class Process(NamedTuple):
+    """One process: `start` is in clock ticks since boot, and tells apart two holders of one pid."""
+
+    pid: int
+    parent: int
+    session: int
+    state: str
+    start: int
+    cpu_seconds: float
+    """Used by itself and by the children that it waited for."""
+
+
+def process(pid: int) -> Process | None:
+    """The process with this pid, zombies included; None if there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            line = file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = line[line.rindex(b")") + 2 :].split()
+    used = sum(int(field) for field in fields[11:15])
+    return Process(pid, int(fields[1]), int(fields[3]), fields[0].decode(), int(fields[19]), used / _TICKS)
+
+
+def processes() -> dict[int, Process]:
+    """Every process of the machine that is visible from here, by pid."""
+    found = (process(int(name)) for name in os.listdir("/proc") if name.isdigit())
+    return {each.pid: each for each in found if each is not None}
+
+
+def is_alive(pid: int, start: int) -> bool:
+    """Whether the process that had this pid and start time still runs; a zombie does not."""
+    found = process(pid)
+    return found is not None and found.start == start and found.state not in "ZX"
+
+
+def descendants(table: Mapping[int, Process], roots: Iterable[int]) -> dict[int, Process]:
+    """The roots that exist and everything below them."""
+    below: dict[int, list[int]] = {}
+    for each in table.values():
+        below.setdefault(each.parent, []).append(each.pid)
+    found: dict[int, Process] = {}
+    waiting = [root for root in roots if root in table]
+    while waiting:
+        pid = waiting.pop()
+        if pid not in found:
+            found[pid] = table[pid]
+            waiting.extend(below.get(pid, ()))
+    return found
+
+
+def marked(table: Iterable[int], marker: str) -> list[int]:
+    """Those of the pids whose environment carries `marker`; what cannot be read is not ours."""
+    wanted = f"{MARKER}={marker}".encode() + b"\0"
+    found = []
+    for pid in table:
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                environment = b"\0" + file.read() + b"\0"
+        except OSError:
+            continue
+        if b"\0" + wanted in environment:
+            found.append(pid)
+    return found
+
+
+def members(pid: int, start: int, marker: str) -> dict[int, Process]:
+    """Everything that still runs of an attempt whose first process was (`pid`, `start`): tree, session and marker."""
+    table = {each.pid: each for each in processes().values() if each.state not in "ZX"}
+    first = table.get(pid)
+    roots = [pid] if first is not None and first.start == start else []
+    # A session outlives its leader, and its number is not given to a new process while the session has members.
+    if first is None or first.start == start:
+        roots.extend(each.pid for each in table.values() if each.session == pid)
+    roots.extend(marked(table, marker))
+    found = descendants(table, roots)
+    found.pop(os.getpid(), None)
+    return found
+
+
+def send_signal(pid: int, number: int) -> None:
+    """Signal a process; one that is gone, or that became somebody else's, is left alone."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
+def oom_kills() -> int:
+    """How many processes the kernel killed for lack of memory since boot; 0 where it does not say."""
+    try:
+        with open("/proc/vmstat", "rb") as file:
+            for line in file:
+                if line.startswith(b"oom_kill "):
+                    return int(line.split()[1])
+    except OSError:
+        return 0
+    return 0
+
+
+# -- the files beside an attempt's record ------------------------------------------------------------------------------
+
+
+def write_json(path: str, value: Mapping[str, Any]) -> None:
+    """Write a small file so that a reader finds all of it or none."""
+    temporary = path + ".tmp"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, json.dumps(value).encode())
+    finally:
+        os.close(descriptor)
+    os.rename(temporary, path)
+
+
+def claim(record: str, value: Mapping[str, Any]) -> bool:
+    """Create `<record>.pid`; False if the attempt already has one."""
+    try:
+        descriptor = os.open(record + ".pid", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return False
+    try:
+        os.write(descriptor, json.dumps(value).encode())
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def read_json(path: str) -> dict[str, Any] | None:
+    """The object in a small file; None if there is no such file, and {} if it was never completed."""
+    try:
+        with open(path, "rb") as file:
+            value = json.loads(file.read())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+# -- code distributions ------------------------------------------------------------------------------------------------
+
+
+class DistributionError(Exception):
+    """A code distribution that cannot be used, with a message for people."""
+
+
+class Distributions:
+    """Distributions of code, unpacked once per content into a folder that attempts only copy from.
+
+    `content/<sha256>/tree` is the unpacked content and `content/<sha256>/manifest` what it must look like; `refs/` maps
+    what is known about a reference to its content.  A tree that differs from its manifest is unpacked again.
+    """
+
+    def __init__(self, folder: str, limit_bytes: int) -> None:
+        self._folder = folder
+        self._limit = limit_bytes
+
+    def lay(self, reference: str, destination: str, fetch: Callable[[str, str], None] | None) -> None:
+        """Put the content of `reference` into the folder `destination`, as files that belong to the caller.
+
+        `fetch` brings what is not a local path to a file.  Raises DistributionError with what to do about it.
+        """
+        for _ in range(3):
+            content = self._known(reference) or self._add(reference, fetch)
+            if self._copy(content, destination):
+                return
+            self._remove(content)
+        raise DistributionError(
+            f"the unpacked copy of {reference} keeps changing; nothing else may write to {self._folder}"
+        )
+
+    def _content(self, content: str) -> str:
+        return os.path.join(self._folder, "content", content)
+
+    def _note(self, reference: str) -> str:
+        local = local_path(reference)
+        facts = reference
+        if local is not None:
+            try:
+                found = os.stat(local)
+            except OSError as error:
+                raise DistributionError(
+                    f"the code distribution {reference} cannot be read: {error.strerror}"
+                ) from error
+            facts = f"{local}\0{found.st_size}\0{found.st_mtime_ns}\0{found.st_ino}"
+        return os.path.join(self._folder, "refs", hashlib.sha256(facts.encode()).hexdigest())
+
+    def _known(self, reference: str) -> str | None:
+        try:
+            with open(self._note(reference)) as file:
+                content = file.read()
+        except FileNotFoundError:
+            return None
+        return content if content and os.path.exists(os.path.join(self._content(content), "manifest")) else None
+
+    def _add(self, reference: str, fetch: Callable[[str, str], None] | None) -> str:
+        note = self._note(reference)
+        for folder in ("refs", "content", "locks", "incoming"):
+            os.makedirs(os.path.join(self._folder, folder), mode=0o700, exist_ok=True)
+        with _locked(os.path.join(self._folder, "locks", os.path.basename(note))):
+            known = self._known(reference)
+            if known is not None:
+                return known
+            with tempfile.TemporaryDirectory(dir=os.path.join(self._folder, "incoming")) as incoming:
+                archive = local_path(reference)
+                if archive is None:
+                    if fetch is None:
+                        raise DistributionError(
+                            f"the code distribution {reference} is not on this machine, and the environment has no "
+                            "flytekit to fetch it with; install flytekit there"
+                        )
+                    archive = os.path.join(incoming, os.path.basename(reference))
+                    fetch(reference, archive)
+                content = _digest(archive)
+                if not os.path.exists(os.path.join(self._content(content), "manifest")):
+                    self._unpack(reference, archive, incoming)
+                    try:
+                        os.rename(os.path.join(incoming, "entry"), self._content(content))
+                    except OSError:
+                        if not os.path.exists(os.path.join(self._content(content), "manifest")):
+                            raise  # otherwise the same content came by another reference meanwhile
+            temporary = f"{note}.{os.getpid()}"
+            with open(temporary, "w") as file:
+                file.write(content)
+            os.rename(temporary, note)
+            return content
+
+    def _unpack(self, reference: str, archive: str, incoming: str) -> None:
+        tree = os.path.join(incoming, "entry", "tree")
+        os.makedirs(tree)
+        if os.path.basename(reference) == PICKLE_FILE:
+            shutil.copyfile(archive, os.path.join(tree, PICKLE_FILE))
+        else:
+            try:
+                with tarfile.open(archive, "r:*") as tar:
+                    unpack(tar, tree, self._limit)
+            except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+                raise DistributionError(f"the code distribution {reference} cannot be unpacked: {error}") from error
+        _compile(tree)
+        manifest = []
+        for path in _walk(tree):
+            found = os.lstat(path)
+            if stat.S_ISREG(found.st_mode):
+                os.chmod(path, 0o555 if found.st_mode & stat.S_IXUSR else 0o444)
+            manifest.append([os.path.relpath(path, tree), *_appearance(path)])
+        with open(os.path.join(incoming, "entry", "manifest"), "w") as file:
+            json.dump(manifest, file)
+
+    def _copy(self, content: str, destination: str) -> bool:
+        """Copy a tree; False if it is not what its manifest says."""
+        entry = self._content(content)
+        tree = os.path.join(entry, "tree")
+        with _locked(os.path.join(self._folder, "locks", content), shared=True):
+            try:
+                with open(os.path.join(entry, "manifest")) as file:
+                    manifest = json.load(file)
+                os.utime(entry)  # the last use, by which the oldest is evicted
+                for relative, mode, size, modified in manifest:
+                    source, target = os.path.join(tree, relative), os.path.join(destination, relative)
+                    if _appearance(source) != (mode, size, modified):
+                        return False
+                    if stat.S_ISDIR(mode):
+                        os.makedirs(target, exist_ok=True)
+                    elif stat.S_ISLNK(mode):
+                        with contextlib.suppress(FileExistsError):
+                            os.symlink(os.readlink(source), target)
+                    else:
+                        shutil.copyfile(source, target)
+                        os.chmod(target, 0o755 if mode & stat.S_IXUSR else 0o644)
+                        os.utime(target, ns=(modified, modified))
+            except (FileNotFoundError, ValueError):
+                return False
+        return True
+
+    def _remove(self, content: str) -> None:
+        """Take an entry out of use at once, then delete it."""
+        outgoing = tempfile.mkdtemp(dir=os.path.join(self._folder, "incoming"))
+        with _locked(os.path.join(self._folder, "locks", content)), contextlib.suppress(FileNotFoundError):
+            os.rename(self._content(content), os.path.join(outgoing, "entry"))
+        shutil.rmtree(outgoing, ignore_errors=True)
+
+    def evict(self) -> list[str]:
+        """Delete what was not used for longest until the rest fits the limit; returns what was deleted."""
+        try:
+            contents = os.listdir(os.path.join(self._folder, "content"))
+        except FileNotFoundError:
+            return []
+        entries = []
+        for content in contents:
+            with contextlib.suppress(FileNotFoundError):
+                used = os.stat(self._content(content)).st_mtime
+                entries.append((used, content, sum(os.lstat(path).st_size for path in _walk(self._content(content)))))
+        total = sum(size for _, _, size in entries)
+        gone = []
+        for _, content, size in sorted(entries):
+            if total <= self._limit:
+                break
+            self._remove(content)
+            total -= size
+            gone.append(content)
+        return gone
+
+
+def local_path(reference: str) -> str | None:
+    """The path that a reference names on this machine; None if it names something elsewhere."""
+    if reference.startswith("file://"):
+        return reference[len("file://") :]
+    return reference if reference.startswith("/") else None
+
+
+def unpack(tar: tarfile.TarFile, folder: str, limit_bytes: int) -> None:
+    """Unpack an archive into an existing folder, which nothing in it may leave.
+
+    Takes files, folders and links that stay inside.  Raises ValueError naming the first member that does not, or when
+    the content would exceed `limit_bytes`.
+    """
+    root = os.path.realpath(folder)
+    total = 0
+    for member in tar:
+        name = os.path.normpath(member.name)
+        target = os.path.join(root, name)
+        if (
+            os.path.isabs(member.name)
+            or name.split(os.sep)[0] == os.pardir
+            or not _inside(os.path.dirname(target), root)
+        ):
+            raise ValueError(f"{member.name!r} would be written outside")
+        if member.isdir():
+            os.makedirs(target, exist_ok=True)
+        elif member.isfile():
+            total += member.size
+            if total > limit_bytes:
+                raise ValueError(f"its content exceeds {limit_bytes} bytes")
+            source = tar.extractfile(member)
+            if source is None:
+                raise ValueError(f"{member.name!r} has no content")
+            _make_way(target)
+            with source, open(target, "xb") as file:
+                shutil.copyfileobj(source, file)
+            os.chmod(target, 0o755 if member.mode & stat.S_IXUSR else 0o644)
+            os.utime(target, (member.mtime, member.mtime))
+        elif member.issym():
+            link = os.path.join(os.path.dirname(target), member.linkname)
+            if os.path.isabs(member.linkname) or not _inside(link, root):
+                raise ValueError(f"the link {member.name!r} points outside")
+            _make_way(target)
+            os.symlink(member.linkname, target)
+        elif member.islnk():
+            source_path = os.path.join(root, os.path.normpath(member.linkname))
+            if os.path.isabs(member.linkname) or not _inside(source_path, root) or not os.path.isfile(source_path):
+                raise ValueError(f"the link {member.name!r} points outside")
+            _make_way(target)
+            shutil.copy2(source_path, target)
+        else:
+            raise ValueError(f"{member.name!r} is neither a file, a folder nor a link")
+
+
+def _make_way(target: str) -> None:
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(target)
+
+
+def _inside(path: str, root: str) -> bool:
+    real = os.path.realpath(path)
+    return real == root or real.startswith(root + os.sep)
+
+
+def _walk(tree: str) -> Iterator[str]:
+    for folder, folders, files in os.walk(tree):
+        for name in sorted(folders + files):
+            yield os.path.join(folder, name)
+
+
+def _appearance(path: str) -> tuple[int, int, int]:
+    found = os.lstat(path)
+    if stat.S_ISREG(found.st_mode):
+        return found.st_mode, found.st_size, found.st_mtime_ns
+    return found.st_mode, 0, 0
+
+
+def _compile(tree: str, limit_bytes: int = 1 << 20) -> None:
+    """Compile the first megabyte of source once, so that not every attempt does it again."""
+    for path in list(_walk(tree)):
+        if path.endswith(".py") and os.path.isfile(path) and not os.path.islink(path):
+            limit_bytes -= os.path.getsize(path)
+            if limit_bytes < 0:
+                return
+            with contextlib.suppress(OSError, ValueError):
+                py_compile.compile(path, quiet=2)
+
+
+def _digest(path: str) -> str:
+    sha = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            for block in iter(lambda: file.read(1 << 20), b""):
+                sha.update(block)
+    except OSError as error:
+        raise DistributionError(f"the code distribution {path} cannot be read: {error.strerror}") from error
+    return sha.hexdigest()
+
+
+@contextlib.contextmanager
+def _locked(path: str, shared: bool = False) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+# -- command lines -----------------------------------------------------------------------------------------------------
+
+
+class Command(NamedTuple):
+    """A container's command: flytekit's own by `name`, or any other with `name` empty."""
+
+    name: str
+    arguments: list[str]
+    distribution: str | None
+    """Reference of the code to lay into the attempt's folder, as `pyflyte-fast-execute` names it."""
+
+
+def interpret(argv: list[str], folder: str) -> Command:
+    """What a container's command asks for, with `pyflyte-fast-execute` resolved.
+
+    Where fast registration is used, the inner command gets `--dynamic-addl-distro` and `--dynamic-dest-dir` before
+    `--resolver`, as flytekit inserts them, with `folder` as the place where the code lies.  Raises ValueError for a
+    `pyflyte-fast-execute` without a command.
+    """
+    distribution: str | None = None
+    while argv and os.path.basename(argv[0]) == "pyflyte-fast-execute":
+        rest = list(argv[1:])
+        while rest and rest[0].startswith("--"):
+            option, equals, value = rest.pop(0).partition("=")
+            if option == "--":
+                break
+            if option not in ("--additional-distribution", "--dest-dir"):
+                raise ValueError(f"pyflyte-fast-execute has no option {option}")
+            if not equals:
+                if not rest:
+                    raise ValueError(f"the option {option} of pyflyte-fast-execute lacks its value")
+                value = rest.pop(0)
+            if option == "--additional-distribution":
+                distribution = value
+        if not rest:
+            raise ValueError("pyflyte-fast-execute has no command to execute")
+        argv = rest
+        if distribution and "--resolver" in argv:
+            place = argv.index("--resolver")
+            dynamic = ["--dynamic-addl-distro", distribution, "--dynamic-dest-dir", folder]
+            argv = argv[:place] + dynamic + argv[place:]
+    name = os.path.basename(argv[0]) if argv else ""
+    if name in FAMILY:
+        return Command(name, argv[1:], distribution)
+    return Command("", argv, distribution)
+
+
+def needs_fresh_process(environment: Mapping[str, str]) -> bool:
+    """Whether a variable is only read while a process or its modules start, so that a fork would come too late."""
+    late = ("PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE")
+    early = ("PYTHON", "LD_", "MALLOC_", "GLIBC_", "GRPC_", "FSSPEC_", "LC_", "_F_P_", "_F_TE_")
+    return any(name.startswith(early) and name not in late for name in environment)
+
+
+# -- the attempt: from here on, what runs in the forked child ----------------------------------------------------------
+
+
+class Preloaded:
+    """What the zygote imported ahead of need; never user code."""
+
+    def __init__(self) -> None:
+        self.entrypoint: Any = None
+        self.version: str | None = None
+        self.problem: str | None = None
+        """Why there is no entry point, for people."""
+        self.randoms: list[random.Random] = []
+        self.path: list[str] = []
+
+    def load(self) -> None:
+        """Import flytekit's entry point, and warm what each task would otherwise warm for itself."""
+        self.path = list(sys.path)
+        try:
+            self.entrypoint = importlib.import_module("flytekit.bin.entrypoint")
+            self.version = str(getattr(sys.modules["flytekit"], "__version__", "unknown"))
+        except ImportError as error:
+            self.problem = f"flytekit cannot be imported: {error}"
+            return
+        except Exception as error:  # noqa: BLE001  (a broken environment raises anything; it is reported to whoever uses it)
+            self.problem = f"importing flytekit failed: {type(error).__name__}: {error}"
+            traceback.print_exc()
+            return
+        parser = _module("docstring_parser")
+        if parser is not None:
+            parser.parse("Sum.\n\nArgs:\n    a: one\n\nReturns:\n    it\n")  # compiles its many expressions
+        for command in (self.entrypoint.execute_task_cmd, self.entrypoint.map_execute_task_cmd):
+            needed = ["--inputs", "a", "--output-prefix", "a", "--resolver", "a", "--", "a"]
+            command.make_context(command.name, needed)
+        connector = _module("flytekit.extend.backend.base_connector")
+        if connector is not None and hasattr(connector, "local_connector_loop"):
+            connector.local_connector_loop.close()  # a loop must not be shared by forks; each child makes its own
+
+    def settle(self) -> None:
+        """Make what is loaded immovable, so that forks share its memory."""
+        gc.collect()
+        self.randoms = [each for each in gc.get_objects() if issubclass(type(each), random.Random)]
+        gc.freeze()
+
+    def renew_in_child(self) -> None:
+        """Whatever must differ from one fork to the next and does not depend on the job."""
+        for generator in self.randoms:
+            generator.seed()
+        numpy_random = _module("numpy.random")
+        if numpy_random is not None:
+            numpy_random.seed()
+        connector = _module("flytekit.extend.backend.base_connector")
+        if connector is not None and hasattr(connector, "local_connector_loop"):
+            connector.local_connector_loop = _module("asyncio").new_event_loop()
+
+    def renew_for_job(self, environment: Mapping[str, str]) -> None:
+        """Repeat what flytekit does at import with the environment and the temporary folder of the job."""
+        if self.entrypoint is None:
+            return
+        loggers = _module("flytekit.loggers")
+        for logger in (loggers.logger, loggers.user_space_logger, loggers.developer_logger):
+            logger.handlers.clear()
+        loggers.initialize_global_loggers()
+        if environment.get("FLYTE_SDK_RICH_TRACEBACKS") == "0":
+            sys.excepthook = sys.__excepthook__
+        configuration = _module("flytekit.configuration")
+        config = configuration.Config
+        before = config.local_sandbox_path
+        config.local_sandbox_path = tempfile.mkdtemp(prefix="flyte")
+        defaults = config.__init__.__defaults__
+        config.__init__.__defaults__ = tuple(config.local_sandbox_path if each == before else each for each in defaults)
+        persistence = _module("flytekit.core.data_persistence")
+        persistence.flyte_tmp_dir = tempfile.mkdtemp(prefix="flyte-")
+        access = persistence.FileAccessProvider(
+            local_sandbox_dir=os.path.join(persistence.flyte_tmp_dir, "sandbox"),
+            raw_output_prefix=os.path.join(persistence.flyte_tmp_dir, "raw"),
+            data_config=configuration.DataConfig.auto(),
+        )
+        context_manager = _module("flytekit.core.context_manager")
+        persistence.default_local_file_access_provider = access
+        context_manager.default_local_file_access_provider = access
+        context_manager.FlyteContextManager.initialize()
+
+    def fetch(self, reference: str, path: str) -> None:
+        """Bring a remote file here by flytekit's own storage drivers and their configuration."""
+        context_manager = _module("flytekit.core.context_manager")
+        context_manager.FlyteContextManager.current_context().file_access.get_data(reference, path)
+
+
+def _module(name: str) -> Any:
+    """A module that may have been imported; None if it was not."""
+    return sys.modules.get(name)
+
+
+class StartError(Exception):
+    """An attempt that cannot start for a reason that a person has to remove."""
+
+
+class Attempt:
+    """The forked child: prepared ahead of need, then one job."""
+
+    def __init__(self, control: socket.socket, preloaded: Preloaded, distributions: Distributions) -> None:
+        self._control = control
+        self._preloaded = preloaded
+        self._distributions = distributions
+        self._pid = os.getpid()
+
+    def live(self) -> NoReturn:
+        """Prepare, wait for the job, do it, and leave the process."""
+        code = 70
+        try:
+            self._prepare()
+            job = receive(self._control)
+            if job is None:
+                os._exit(0)
+            code = 1
+            try:
+                code = self._perform(job)
+            except StartError as error:
+                sys.stderr.write(f"{error}\n")
+                send(self._control, {"start_error": str(error)})
+                code = 128
+        except BaseException:  # noqa: BLE001  (nothing may escape into the copy of the zygote's own loop)
+            traceback.print_exc()
+        finally:
+            with contextlib.suppress(Exception):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code)
+
+    def _prepare(self) -> None:
+        os.setsid()
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        signal.set_wakeup_fd(-1)
+        for number in signal.valid_signals():
+            if number not in (signal.SIGKILL, signal.SIGSTOP):
+                with contextlib.suppress(OSError, ValueError):
+                    signal.signal(number, signal.SIG_DFL)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        keep = {0, 1, 2, self._control.fileno()}
+        for name in os.listdir("/proc/self/fd"):
+            if int(name) not in keep:
+                with contextlib.suppress(OSError):
+                    os.close(int(name))
+        os.nice(NICENESS)
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write(str(OOM_SCORE))
+        self._preloaded.renew_in_child()
+        gc.enable()
+
+    def _perform(self, job: Mapping[str, Any]) -> int:
+        folder: str = job["folder"]
+        environment: dict[str, str] = job["environment"]
+        _redirect(job["log"])
+        for needed in (folder, environment["TMPDIR"]):
+            os.makedirs(needed, mode=0o700, exist_ok=True)
+        _mark(environment.get(MARKER, ""))
+        _prctl(_PR_SET_NAME, ctypes.c_char_p(job["name"].encode()[:15]))
+        os.environ.clear()
+        os.environ.update(environment)
+        time.tzset()
+        tempfile.tempdir = None
+        sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))
+        os.chdir(folder)
+        try:
+            command = interpret(job["argv"], folder)
+        except ValueError as error:
+            raise StartError(str(error)) from error
+        script = os.path.join(os.path.dirname(job["python"]), command.name) if command.name else ""
+        fork = bool(command.name) and self._preloaded.entrypoint is not None and not needs_fresh_process(environment)
+        if fork or command.distribution:
+            self._preloaded.renew_for_job(environment)
+        sys.path[:] = [p for p in environment.get("PYTHONPATH", "").split(os.pathsep) if p] + self._preloaded.path
+        if command.distribution:
+            fetch = self._preloaded.fetch if self._preloaded.entrypoint is not None else None
+            try:
+                self._distributions.lay(command.distribution, folder, fetch)
+            except DistributionError as error:
+                raise StartError(str(error)) from error
+            given = os.environ.get("PYTHONPATH")
+            os.environ["PYTHONPATH"] = folder if not given else given + os.pathsep + folder
+            sys.path.insert(0, folder)
+        else:
+            sys.path.insert(0, os.path.dirname(script))
+        if job["working_dir"] and not command.distribution:
+            os.chdir(job["working_dir"])
+        if not fork:
+            self._execute(command, job)
+        self._control.close()
+        self._become_main(script, command.arguments)
+        code = self._call(command)
+        self._finish(code, job["record"])
+        return code
+
+    def _execute(self, command: Command, job: Mapping[str, Any]) -> NoReturn:
+        if command.name:
+            if self._preloaded.entrypoint is None:
+                raise StartError(
+                    f"the environment of {job['python']} cannot run {command.name}: {self._preloaded.problem}; "
+                    "install flytekit there, or let the image name select another environment"
+                )
+            argv = [job["python"], "-m", "flytekit.bin.entrypoint", command.name, *command.arguments]
+        else:
+            argv = command.arguments
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+        try:
+            os.execvp(argv[0], argv)
+        except FileNotFoundError as error:
+            raise StartError(
+                f"there is no executable {argv[0]!r} on this machine or in the environment of {job['python']}; "
+                "install it, or let the image name select an environment that has it"
+            ) from error
+        except OSError as error:
+            raise StartError(f"{argv[0]!r} cannot be executed: {error.strerror}") from error
+
+    @staticmethod
+    def _become_main(script: str, arguments: list[str]) -> None:
+        """Give the process the `__main__` that it would have, had it been started by flytekit's script."""
+        main = types.ModuleType("__main__")
+        main.__file__ = script
+        main.__dict__["__builtins__"] = __builtins__
+        sys.modules["__main__"] = main
+        sys.argv[:] = [script, *arguments]
+        if hasattr(sys, "orig_argv"):
+            sys.orig_argv[:] = [sys.executable, script, *arguments]
+
+    def _call(self, command: Command) -> int:
+        entrypoint = self._preloaded.entrypoint
+        function = entrypoint.execute_task_cmd if command.name == "pyflyte-execute" else entrypoint.map_execute_task_cmd
+        try:
+            function.main(args=command.arguments, prog_name=command.name)
+        except SystemExit as leave:
+            if leave.code is None:
+                return 0
+            if isinstance(leave.code, int):
+                return leave.code & 0xFF
+            print(leave.code, file=sys.stderr)  # noqa: T201  (as the interpreter does)
+            return 1
+        except BaseException:  # noqa: BLE001  (as the interpreter does at its outermost frame)
+            sys.excepthook(*sys.exc_info())
+            return 1
+        return 0
+
+    def _finish(self, code: int, record: str) -> None:
+        """What the interpreter does before it ends, then a note of the exit code in case the zygote is gone."""
+        for step in (getattr(threading, "_shutdown", None), getattr(atexit, "_run_exitfuncs", None)):
+            if step is not None:
+                try:
+                    step()
+                except BaseException:  # noqa: BLE001  (an exit handler's trouble is printed and does not change the code)
+                    traceback.print_exc()
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        if os.getpid() == self._pid:  # not in a process that user code forked and that came back here
+            with contextlib.suppress(OSError):
+                write_json(record + ".leaving", {"code": code, "finished": time.time()})
+
+
+def _redirect(log: str) -> None:
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(nothing, 0)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(nothing)
+    os.close(descriptor)
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(line_buffering=True)  # so that a killed attempt leaves all that it said
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.getenv.restype = ctypes.c_void_p
+_libc.getenv.argtypes = [ctypes.c_char_p]
+
+
+def _prctl(option: int, value: Any) -> None:
+    if _libc.prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl {option}")
+
+
+def _mark(marker: str) -> None:
+    """Write the marker where /proc/<pid>/environ shows it: over the room that the zygote was started with."""
+    place = _libc.getenv(MARKER.encode())
+    if place and len(os.environ.get(MARKER, "")) == MARKER_ROOM:
+        text = marker.encode()[:MARKER_ROOM]
+        ctypes.memmove(place, text + b"\0" * (MARKER_ROOM - len(text)), MARKER_ROOM)
+
+
+# -- messages between the zygote and its children ----------------------------------------------------------------------
+
+
+def send(connection: socket.socket, message: Mapping[str, Any]) -> None:
+    """Send one message over a socket pair."""
+    body = json.dumps(message).encode()
+    connection.sendall(struct.pack("!I", len(body)) + body)
+
+
+def receive(connection: socket.socket) -> dict[str, Any] | None:
+    """The next message of a socket pair; None if the other end closed before one was complete."""
+    header = _receive_exactly(connection, 4)
+    if header is None:
+        return None
+    body = _receive_exactly(connection, struct.unpack("!I", header)[0])
+    return None if body is None else json.loads(body)
+
+
+def _receive_exactly(connection: socket.socket, size: int) -> bytes | None:
+    parts = []
+    while size:
+        try:
+            part = connection.recv(min(size, 1 << 20))
+        except (ConnectionResetError, BlockingIOError):
+            return None
+        if not part:
+            return None
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+# -- the zygote --------------------------------------------------------------------------------------------------------
+
+
+class Running:
+    """An attempt that the zygote started."""
+
+    def __init__(self, job: Mapping[str, Any], pid: int, start: int, control: socket.socket) -> None:
+        self.key: str = job["key"]
+        self.record: str = job["record"]
+        self.pid = pid
+        self.start = start
+        self.started = time.time()
+        self.control = control
+        self.oom_kills = oom_kills()
+        self.reason: str | None = None
+        """Why it is being ended, if it is."""
+        self.deadline: float | None = None
+        """Monotonic time of its SIGKILL."""
+
+
+class Zygote:
+    """The process that forks, reaps, and answers the platform."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._name: str = settings["name"]
+        self._warm_wanted: int = settings["warm"]
+        self._outlive: float = settings["outlive"]
+        self._grace: float = settings["grace"]
+        self._preloaded = Preloaded()
+        self._distributions = Distributions(settings["cache"], settings["cache_limit"])
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._platform: socket.socket | None = None
+        self._incoming = b""
+        self._outgoing = b""
+        self._alone_since: float | None = time.monotonic()
+        self._retired = False
+        self._stopping = False
+        self._fork_again_at = 0.0
+        self._warm: dict[int, socket.socket] = {}
+        self._running: dict[int, Running] = {}
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+
+    def run(self, preload: bool) -> None:
+        """Serve until retired, or until left alone for too long."""
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._on_terminate)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        _prctl(_PR_SET_NAME, ctypes.c_char_p(b"aerodrome-zygot"))
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._name + ".sock")
+        itself = process(os.getpid())
+        write_json(self._name + ".json", {"pid": os.getpid(), "start": itself.start if itself else 0})
+        self._listener.bind(self._name + ".sock")
+        self._listener.listen(8)
+        self._listener.setblocking(False)
+        if preload:
+            self._preloaded.load()
+            if thread_count() > 1:
+                self._restart_plain()
+        else:
+            self._preloaded.path = list(sys.path)
+            self._preloaded.problem = "importing flytekit starts threads in this environment"
+        self._preloaded.settle()
+        try:
+            while not (self._finished() or self._alone_too_long()):
+                self._turn()
+        finally:
+            for suffix in (".sock", ".json"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._name + suffix)
+
+    def _restart_plain(self) -> NoReturn:
+        """Start over without preloading: a process with threads must not be forked from."""
+        sys.stderr.write("importing flytekit started threads; tasks will be spawned instead of forked\n")
+        sys.stderr.flush()
+        os.execv(sys.executable, [sys.executable, __file__, "--plain", *sys.argv[1:]])
+
+    def _on_terminate(self, number: int, frame: types.FrameType | None) -> None:
+        self._stopping = True
+        self._retired = True
+
+    def _finished(self) -> bool:
+        return self._retired and not self._running
+
+    def _alone_too_long(self) -> bool:
+        if self._alone_since is None or time.monotonic() - self._alone_since < self._outlive:
+            return False
+        self._stopping = self._retired = True
+        return not self._running
+
+    def _turn(self) -> None:
+        """One round: hear, reap, refill, and keep the deadlines."""
+        poll = select.poll()
+        poll.register(self._wake_read, select.POLLIN)
+        poll.register(self._listener, select.POLLIN)
+        if self._platform is not None:
+            poll.register(self._platform, select.POLLIN | (select.POLLOUT if self._outgoing else 0))
+        ready = dict(poll.poll(self._patience() * 1000))
+        if self._wake_read in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._wake_read, 4096)
+        if self._platform is not None and self._platform.fileno() in ready:
+            self._hear()
+        if self._listener.fileno() in ready:
+            self._accept()
+        self._reap()
+        self._keep_deadlines()
+        self._flush()
+        refill = self._refill_due()
+        if refill is not None and refill <= time.monotonic():
+            self._fork()
+
+    def _patience(self) -> float:
+        """Seconds until something is due without being asked for."""
+        now = time.monotonic()
+        refill = self._refill_due()
+        if refill is not None and refill <= now:
+            return 0.0
+        due = [] if refill is None else [refill]
+        due += [each.deadline for each in self._running.values() if each.deadline is not None]
+        if self._alone_since is not None:
+            due.append(self._alone_since + self._outlive)
+        if not due:
+            return 60.0
+        return min(60.0, max(0.05, min(due) - now))
+
+    # -- the platform --
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except BlockingIOError:
+            return
+        if self._platform is not None:
+            # Its lock on the data directory says that the earlier platform is dead; take in what it had still sent.
+            self._platform.settimeout(5)
+            with contextlib.suppress(OSError):
+                while self._platform is not None:
+                    self._hear()
+            self._forget_platform()
+        connection.setblocking(False)
+        self._platform = connection
+        self._incoming = self._outgoing = b""
+        self._alone_since = None
+        running = [{"key": each.key, "pid": each.pid, "start": each.start} for each in self._running.values()]
+        self._say(
+            {
+                "op": "hello",
+                "protocol": PROTOCOL,
+                "flytekit": self._preloaded.version,
+                "problem": self._preloaded.problem,
+                "stopping": self._retired or self._stopping,
+                "running": running,
+            }
+        )
+
+    def _forget_platform(self) -> None:
+        if self._platform is not None:
+            self._platform.close()
+            self._platform = None
+            self._alone_since = time.monotonic()
+
+    def _say(self, message: Mapping[str, Any]) -> None:
+        if self._platform is not None:
+            self._outgoing += json.dumps(message).encode() + b"\n"
+            self._flush()
+
+    def _flush(self) -> None:
+        while self._platform is not None and self._outgoing:
+            try:
+                self._outgoing = self._outgoing[self._platform.send(self._outgoing) :]
+            except (BlockingIOError, TimeoutError):
+                return
+            except OSError:
+                self._forget_platform()
+
+    def _hear(self) -> None:
+        if self._platform is None:
+            return
+        try:
+            part = self._platform.recv(1 << 20)
+        except BlockingIOError:
+            return
+        except OSError:
+            part = b""
+        if not part:
+            self._forget_platform()
+            return
+        *lines, self._incoming = (self._incoming + part).split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            if message["op"] == "start":
+                self._start(message)
+            elif message["op"] == "end":
+                self._end(message)
+            elif message["op"] == "retire":
+                self._retired = True
+
+    # -- attempts --
+
+    def _start(self, job: dict[str, Any]) -> None:
+        if self._retired:
+            return
+        while True:
+            if not self._warm and not self._fork():
+                self._say(self._refusal(job, "no process could be made for it; the machine has none left"))
+                return
+            pid, control = self._warm.popitem()
+            found = process(pid)
+            if found is None or found.state in "ZX":
+                control.close()
+                continue
+            running = Running(job, pid, found.start, control)
+            try:
+                claimed = claim(running.record, {"pid": pid, "start": found.start, "started": running.started})
+            except OSError as error:
+                self._warm[pid] = control
+                self._say(self._refusal(job, f"its process could not be recorded: {error.strerror}"))
+                return
+            if not claimed:
+                self._warm[pid] = control
+                return
+            try:
+                send(control, job)
+            except OSError:
+                os.unlink(running.record + ".pid")  # it died before it could learn what to do
+                control.close()
+                continue
+            control.setblocking(False)
+            self._running[pid] = running
+            self._say(
+                {"op": "started", "key": running.key, "pid": pid, "start": found.start, "started": running.started}
+            )
+            return
+
+    @staticmethod
+    def _refusal(job: Mapping[str, Any], message: str) -> dict[str, Any]:
+        return {"op": "refused", "key": job["key"], "message": message}
+
+    def _end(self, message: Mapping[str, Any]) -> None:
+        for running in self._running.values():
+            if running.key == message["key"]:
+                self._terminate(running, message["reason"], message["grace"])
+
+    def _terminate(self, running: Running, reason: str | None, grace: float) -> None:
+        deadline = time.monotonic() + grace
+        if running.deadline is None:
+            for pid in descendants(processes(), [running.pid]):
+                send_signal(pid, signal.SIGTERM)
+        elif running.deadline <= deadline:
+            return
+        running.reason = reason
+        running.deadline = deadline
+
+    def _keep_deadlines(self) -> None:
+        if self._stopping:
+            for running in self._running.values():
+                if running.deadline is None:
+                    self._terminate(running, "Shutdown", self._grace)
+        now = time.monotonic()
+        for running in self._running.values():
+            if running.deadline is not None and running.deadline <= now:
+                send_signal(running.pid, signal.SIGKILL)  # the rest comes here, and is killed when this is reaped
+                running.deadline = now + 1.0
+
+    def _fork(self) -> bool:
+        """Fork one more waiting child; False, and a pause, if the machine does not allow it."""
+        if thread_count() > 1:
+            raise RuntimeError("the zygote has more than one thread, so it must not fork")
+        ours, theirs = socket.socketpair()
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            pid = os.fork()
+            if pid == 0:
+                ours.close()
+                Attempt(theirs, self._preloaded, self._distributions).live()
+        except OSError as error:
+            sys.stderr.write(f"no child could be forked: {error.strerror}\n")
+            ours.close()
+            self._fork_again_at = time.monotonic() + 1.0
+            return False
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            theirs.close()
+        ours.settimeout(30)
+        self._warm[pid] = ours
+        return True
+
+    def _refill_due(self) -> float | None:
+        """Monotonic time at which one more child should be forked ahead of need; None while there are enough."""
+        return None if self._retired or len(self._warm) >= self._warm_wanted else self._fork_again_at
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if found is None:
+                return
+            pid = found.si_pid
+            running = self._running.get(pid)
+            if running is None:
+                os.waitpid(pid, 0)
+                control = self._warm.pop(pid, None)
+                if control is not None:
+                    control.close()
+                continue
+            self._kill_strays()
+            _, status = os.waitpid(pid, 0)
+            del self._running[pid]
+            self._report(running, status)
+
+    def _kill_strays(self) -> None:
+        """Kill what ended attempts left behind: every child that is neither waiting nor an attempt."""
+        give_up = time.monotonic() + 5.0
+        while time.monotonic() < give_up:
+            strays = [pid for pid in own_children() if pid not in self._warm and pid not in self._running]
+            if not strays:
+                return
+            for pid in strays:
+                send_signal(pid, signal.SIGKILL)
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+            time.sleep(0.001)
+
+    def _report(self, running: Running, status: int) -> None:
+        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+        code = 128 + number if number is not None else os.WEXITSTATUS(status)
+        reason = running.reason if code else None
+        message = None
+        said = receive(running.control)
+        running.control.close()
+        if said is not None and "start_error" in said:
+            reason, message = "StartError", said["start_error"]
+        elif reason is None and code == 128 + signal.SIGKILL and oom_kills() > running.oom_kills:
+            reason = "OOMKilled"
+        outcome = {"code": code, "signal": number, "reason": reason, "message": message, "finished": time.time()}
+        try:
+            write_json(running.record + ".exit", outcome)
+        except OSError:  # a full disk: the platform is told all the same, and what cannot be told is a lost attempt
+            traceback.print_exc()
+        self._say({"op": "exited", "key": running.key, "started": running.started, **outcome})
+
+
+def thread_count() -> int:
+    """How many threads this process has, those that Python does not know of included."""
+    return len(os.listdir("/proc/self/task"))
+
+
+def own_children() -> list[int]:
+    """The pids of this process' children, zombies included."""
+    me = os.getpid()
+    try:
+        with open(f"/proc/{me}/task/{me}/children", "rb") as file:
+            return [int(pid) for pid in file.read().split()]
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.EACCES):
+            raise
+        return [each.pid for each in processes().values() if each.parent == me]
+
+
+def main(arguments: list[str]) -> None:
+    """Run a zygote in the current directory; the last argument is its settings as JSON."""
+    settings = json.loads(arguments[-1])
+    Zygote(settings).run(preload="--plain" not in arguments)
+    shutil.rmtree(settings["name"] + ".tmp", ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
