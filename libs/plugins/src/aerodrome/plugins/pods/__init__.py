@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from aerodrome.plugins.api import PodTemplates, TaskContext, V1Pod, no_pod_templates
 from aerodrome.plugins.config import K8sPluginConfig
@@ -18,10 +18,18 @@ from aerodrome.plugins.pods.environment import environment_sources, task_environ
 from aerodrome.plugins.pods.extended import extend
 from aerodrome.plugins.pods.metadata import object_metadata
 from aerodrome.plugins.pods.pod_template import PodTemplate, find_template, lay_over_template
-from aerodrome.plugins.pods.resources import init_resources, other_resources, primary_resources
+from aerodrome.plugins.pods.resources import (
+    defaulted_resources,
+    init_resources,
+    other_resources,
+    primary_resources,
+)
 from aerodrome.plugins.pods.scheduling import schedule
 from aerodrome.plugins.pods.targets import PRIMARY_NAME, RAW_CONTAINER, Target, read_target
 from aerodrome.plugins.templating import render
+
+DEFAULTED: Final = "aerodrome/defaulted-resources"
+"""Annotation: resources of the primary container that nobody asked for, so that a runtime may size them as it likes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +66,8 @@ def build_pod(context: TaskContext, settings: PodSettings) -> V1Pod:
     _override_image(spec, target.primary, context)
 
     annotations = {**template.annotations, **target.annotations}
+    if defaulted := _defaulted(target, context, config, template):
+        annotations[DEFAULTED] = ",".join(defaulted)
     if _ends_with_primary(context, target):
         annotations[PRIMARY_NAME] = target.primary
     return {
@@ -95,6 +105,11 @@ def _customise(spec: V1Pod, primary: str, context: TaskContext, settings: PodSet
             container.setdefault("imagePullPolicy", config.image_pull_policy)
         if name == primary and config.default_security_context:
             container.setdefault("securityContext", copy.deepcopy(config.default_security_context))
+
+
+def _defaulted(target: Target, context: TaskContext, config: K8sPluginConfig, template: PodTemplate) -> list[str]:
+    container = find_container(target.spec, target.primary) or {}
+    return defaulted_resources(context, container, template.container(target.primary, primary=True), config)
 
 
 def _override_image(spec: V1Pod, primary: str, context: TaskContext) -> None:

@@ -23,6 +23,8 @@ Sides = dict[str, dict[str, str]]
 
 _GPU: Final = "gpu"
 _EPHEMERAL: Final = "ephemeral-storage"
+_SIZED: Final = frozenset({"cpu", "memory", _EPHEMERAL})
+"""The resources that the platform chooses where nobody else does."""
 _NOTHING: Final = quantity.Bounds(None, None)
 _SIDES: Final = ("requests", "limits")
 
@@ -57,6 +59,19 @@ def primary_resources(
     )
 
 
+def defaulted_resources(
+    context: TaskContext, container: Mapping[str, Any], template: Mapping[str, Any], config: K8sPluginConfig
+) -> list[str]:
+    """The resources of the primary container, as it was written, for which nobody but the platform chose a size.
+
+    They are known to be quantities (`primary_resources` comes first).
+    """
+    override = {} if context.overrides is None else declared_resources(context.overrides.resources)
+    chosen = _merged((template.get("resources", {}), container.get("resources", {}), override), config)
+    given = {name for side in chosen.values() for name in _SIZED & side.keys() if quantity.is_given(side[name])}
+    return sorted(platform_resources(context, config).defaults.keys() & _SIZED - given)
+
+
 def init_resources(
     context: TaskContext, container: Mapping[str, Any], template: Mapping[str, Any], config: K8sPluginConfig
 ) -> Sides:
@@ -82,7 +97,7 @@ def other_resources(
 def _sized(context: TaskContext, sides: Sides, config: K8sPluginConfig) -> Sides:
     """`sides` completed and bounded by the platform; what the platform does not size passes unchanged."""
     platform = platform_resources(context, config)
-    paired = {**dict.fromkeys(("cpu", "memory", _EPHEMERAL), _NOTHING), **_paired(sides)}
+    paired = {**dict.fromkeys(sorted(_SIZED), _NOTHING), **_paired(sides)}
     result: Sides = {side: {} for side in _SIDES}
     for name, (request, limit) in paired.items():
         default, maximum = platform.defaults.get(name), platform.maxima.get(name)
@@ -90,7 +105,7 @@ def _sized(context: TaskContext, sides: Sides, config: K8sPluginConfig) -> Sides
             if name == config.gpu_resource_name:
                 devices = quantity.adjust(request, limit, None, maximum).limit
                 bounds = quantity.Bounds(devices, devices)
-            elif name in ("cpu", "memory", _EPHEMERAL):
+            elif name in _SIZED:
                 bounds = quantity.adjust(request, limit, default, maximum)
             else:
                 bounds = quantity.Bounds(request, limit)
