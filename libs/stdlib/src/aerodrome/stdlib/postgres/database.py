@@ -197,6 +197,8 @@ class Database:
             try:
                 yield Connection(raw)
             except BaseException as error:
+                if _is_broken(error):
+                    raw.terminate()
                 if not raw.is_closed():
                     with translated():
                         await started.rollback()
@@ -215,6 +217,8 @@ class Database:
         try:
             yield Connection(raw)
         except BaseException as error:
+            if _is_broken(error):
+                raw.terminate()
             _raise_if_drivers(error)
             raise
         finally:
@@ -267,6 +271,8 @@ class Database:
                     f"(all {self._max_size} are in use, or the server does not answer)"
                 ) from error
             except BaseException as error:
+                if raw is not None:
+                    raw.terminate()
                 await self._release(raw)
                 if not _is_lost(error) or time.monotonic() > deadline:
                     raise
@@ -344,8 +350,8 @@ def translate(error: BaseException) -> AerodromeError | None:
         if "connection is closed" in str(error) or "was closed" in str(error) or "released back" in str(error):
             return Unavailable(f"the database is not available: {_text(error)}")
         return Internal(f"failed database operation with {_text(error)}")
-    if isinstance(error, driver.InternalClientError):
-        return Internal(f"failed database operation with {_text(error)}")
+    if isinstance(error, driver.InternalClientError):  # cut off in the middle of something
+        return Unavailable(f"the database is not available: {_text(error)}")
     if isinstance(error, TimeoutError):
         return DeadlineExceeded("the database did not answer in time")
     return None
@@ -370,6 +376,11 @@ def _translate_state(error: BaseException, state: str) -> AerodromeError:
 
 def _text(error: BaseException) -> str:
     return str(error) or type(error).__name__
+
+
+def _is_broken(error: BaseException) -> bool:
+    """Whether the driver lost track of the connection that raised this."""
+    return isinstance(error, driver.InternalClientError) or isinstance(error.__cause__, driver.InternalClientError)
 
 
 def _is_lost(error: BaseException) -> bool:
