@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from hashlib import sha256
 from typing import TypeAlias
 
@@ -16,6 +17,9 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 Json: TypeAlias = bool | float | int | str | Sequence["Json"] | Mapping[str, "Json"] | None
+
+_MAX_NAME = 64
+"""Longest key whose digest is kept, in characters."""
 
 
 def object_hash(message: Message) -> bytes:
@@ -39,8 +43,10 @@ def json_hash(value: Json) -> bytes:
     if isinstance(value, int | float):
         return sha256(b"f" + number_text(float(value)).encode("ascii")).digest()
     if isinstance(value, Mapping):
-        pairs = sorted((sha256(b"u" + key.encode()).digest(), json_hash(member)) for key, member in value.items())
-        return sha256(b"d" + b"".join(map(b"".join, pairs))).digest()
+        if len(value) == 1:
+            ((key, member),) = value.items()
+            return sha256(b"d" + _key_hash(key) + json_hash(member)).digest()
+        return sha256(b"d" + b"".join(sorted(_key_hash(key) + json_hash(value[key]) for key in value))).digest()
     return sha256(b"l" + b"".join(map(json_hash, value))).digest()
 
 
@@ -66,3 +72,13 @@ def number_text(number: float) -> str:
             bits.append("0")
         mantissa *= 2
     return f"{sign}{exponent}:{''.join(bits)}"
+
+
+def _key_hash(key: str) -> bytes:
+    return _name_hash(key) if len(key) <= _MAX_NAME else sha256(b"u" + key.encode()).digest()
+
+
+@lru_cache(maxsize=1024)
+def _name_hash(name: str) -> bytes:
+    """Digest of a short key; the few names of fields make up most of a document."""
+    return sha256(b"u" + name.encode()).digest()
