@@ -6,29 +6,9 @@ those of kind SYSTEM; neither is spent by the other.  Source: spec/data-plane.md
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import IntEnum
+from dataclasses import dataclass, replace
 
-
-class ErrorKind(IntEnum):
-    """Whose fault it was; the numbers of flyteidl.core.ExecutionError.ErrorKind."""
-
-    UNKNOWN = 0
-    USER = 1
-    SYSTEM = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why an attempt, a node, or a workflow failed."""
-
-    code: str
-    message: str
-    kind: ErrorKind = ErrorKind.UNKNOWN
-    retryable: bool = False
-    occurred_at: float | None = None
-    """Seconds since 1970 at which the task itself says it failed."""
-    worker: str = ""
+from aerodrome.plugins.api import ErrorKind, Failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +51,14 @@ def decide(
         current, most = attempts + 1 - system_failures, max_attempts
     if current < most:
         return Retry(spends_system=system)
-    return GiveUp(
-        Failure(
-            code=f"RetriesExhausted|{failure.code}",
-            message=f"[{current}/{most}] attempts done. Last error: {failure.kind.name}::{failure.message}",
-            kind=ErrorKind.USER,
-            occurred_at=failure.occurred_at,
-            worker=failure.worker,
-        )
+    exhausted = replace(
+        failure,
+        code=f"RetriesExhausted|{failure.code}",
+        message=f"[{current}/{most}] attempts done. Last error: {failure.kind.name}::{failure.message}",
+        kind=ErrorKind.USER,
+        retryable=False,
     )
+    return GiveUp(exhausted)
 
 
 def interruptible_now(wanted: bool, *, attempts: int, system_failures: int, max_attempts: int, limits: Limits) -> bool:

@@ -11,9 +11,11 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from aerodrome.propeller.engine.budget import ErrorKind, Failure, Limits, Retry, decide
+from aerodrome.plugins.api import ErrorKind, Failure
+from aerodrome.propeller.engine.budget import Limits, Retry, decide
 from aerodrome.propeller.engine.graph import BadSpecification, Closure, Graph, NodeKind
 from aerodrome.propeller.engine.phases import GOOD, LIVE, TERMINAL, NodePhase, TaskPhase, WorkflowPhase
 from aerodrome.propeller.engine.state import (
@@ -290,6 +292,11 @@ class Engine:
         self._nothing_left(node, now, info)
         self._settle(now)
 
+    def not_permitted(self, node: NodeState) -> None:
+        """The journal refused the node's start, because the execution is being aborted: it never began."""
+        if node.attempts == 0 and node.inner is None and node.phase in (NodePhase.QUEUED, NodePhase.RUNNING):
+            node.phase = NodePhase.NOT_STARTED
+
     def tick(self, now: float) -> None:
         """Deadlines up to `now` have passed."""
         while self._timers and self._timers[0][0] <= now:
@@ -351,7 +358,7 @@ class Engine:
         try:
             graph = self._inner_graph(node)
         except BadSpecification as error:
-            self._fail(node, Failure("BadSpecificationError", str(error), ErrorKind.SYSTEM), now)
+            self._fail(node, Failure("BadSpecificationError", str(error), ErrorKind.SYSTEM, retryable=False), now)
             return
         self._move(node, NodePhase.RUNNING, now)
         self._arm(node)
@@ -446,7 +453,7 @@ class Engine:
             if dynamic and timed_out:
                 self._after_failure(owner, failure, now)
             else:
-                self._fail(owner, Failure(failure.code, failure.message, failure.kind, worker=failure.worker), now)
+                self._fail(owner, replace(failure, retryable=False), now)
 
     # Nodes
 
@@ -544,7 +551,9 @@ class Engine:
         if node.phase is NodePhase.FAILED and node.failure is not None:
             scope.failure = node.failure
         elif node.phase is NodePhase.TIMED_OUT:
-            scope.failure = Failure("TimedOut", f"failure node {node.spec.id} timed out", ErrorKind.USER)
+            scope.failure = Failure(
+                "TimedOut", f"failure node {node.spec.id} timed out", ErrorKind.USER, retryable=False
+            )
         if scope.owner is None and self.abort_cause is None:
             self.failure = scope.failure
         if scope.status is ScopeStatus.HANDLING:
@@ -615,14 +624,16 @@ class Engine:
             return
         scope = node.scope
         if after is After.TIMED_OUT:
-            timeout = Failure("TimedOut", _NODE_TIMEOUT, ErrorKind.USER)
+            timeout = Failure("TimedOut", _NODE_TIMEOUT, ErrorKind.USER, retryable=False)
             self._end_task(node, TaskPhase.ABORTED, now, info, timeout)
             node.phase = NodePhase.TIMED_OUT
             self._step.transitions.append(NodeTransition(node, None, now))
         else:
             reason = node.memo.get("abort_reason", "")
-            failure = Failure("NodeAborted", reason)
-            self._end_task(node, TaskPhase.ABORTED, now, info, Failure("Task Aborted", reason))
+            failure = Failure("NodeAborted", reason, ErrorKind.UNKNOWN, retryable=False)
+            self._end_task(
+                node, TaskPhase.ABORTED, now, info, Failure("Task Aborted", reason, ErrorKind.UNKNOWN, retryable=False)
+            )
             node.phase = NodePhase.ABORTED
             self._step.transitions.append(NodeTransition(node, NodePhase.ABORTED, now, failure))
         if scope.status is ScopeStatus.DRAINING and scope.draining > 0:
@@ -652,10 +663,14 @@ def _cause(scope: Scope) -> Failure:
     """Why a scope fails: what its failed node says."""
     failed = scope.failed
     if failed is None:
-        return Failure("UnknownError", f"{scope.graph.id.name} failed without an error", ErrorKind.SYSTEM)
+        return Failure(
+            "UnknownError", f"{scope.graph.id.name} failed without an error", ErrorKind.SYSTEM, retryable=False
+        )
     if failed.phase in (NodePhase.TIMED_OUT, NodePhase.TIMING_OUT):
         return Failure("Timeout", f"node {failed.spec.id} timed out", ErrorKind.USER, retryable=True)
-    return failed.failure or Failure("UnknownError", f"{failed.spec.id} failed without an error", ErrorKind.SYSTEM)
+    return failed.failure or Failure(
+        "UnknownError", f"{failed.spec.id} failed without an error", ErrorKind.SYSTEM, retryable=False
+    )
 
 
 def _remember(node: NodeState, known: SavedNode) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from aerodrome.plugins.api import Failure
 from aerodrome.plugins.names import unique_node_id
-from aerodrome.propeller.engine.budget import Failure
 from aerodrome.propeller.engine.graph import Graph, NodeSpec
 from aerodrome.propeller.engine.phases import LIVE, NodePhase, TaskPhase, WorkflowPhase
 

@@ -1,0 +1,94 @@
+"""Propeller's settings.  Source: spec/data-plane.md, section 8; the keys are the reference's where it has them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+from aerodrome.plugins.config import K8sPluginConfig, LogConfig, TasksConfig
+from aerodrome.propeller.engine.budget import Limits
+from aerodrome.stdlib.config import Duration, LoggerConfig, Section, StorageConfig
+
+
+class DeadlineConfig(Section):
+    """Time limits of nodes that set none; zero is no limit."""
+
+    node_execution_deadline: Duration = timedelta(0)
+    node_active_deadline: Duration = timedelta(0)
+
+
+class NodeConfig(Section):
+    """`propeller.node-config`."""
+
+    max_node_retries_system_failures: int = 3
+    interruptible_failure_threshold: int = -1
+    default_max_attempts: int = 1
+    ignore_retry_cause: bool = False
+    default_deadlines: DeadlineConfig = DeadlineConfig()
+
+    def limits(self) -> Limits:
+        """As the engine takes them."""
+        return Limits(
+            max_system_failures=self.max_node_retries_system_failures,
+            ignore_retry_cause=self.ignore_retry_cause,
+            interruptible_failure_threshold=self.interruptible_failure_threshold,
+            default_execution_deadline=self.default_deadlines.node_execution_deadline.total_seconds(),
+            default_active_deadline=self.default_deadlines.node_active_deadline.total_seconds(),
+        )
+
+
+class LocalRuntimeConfig(Section):
+    """The local runtime: tasks as processes of this machine."""
+
+    directory: Path | None = None
+    """Where pods, logs and working directories are; one runtime per directory."""
+    slots: int | None = None
+    """Tasks that run at once; as many as there are cores if not set."""
+    python: Path | None = None
+    """Python that runs tasks whose image names no environment; the platform's own if not set."""
+    images: dict[str, Path] = {}
+    """Python (or root of an environment) by image name."""
+    grace: Duration = timedelta(seconds=10)
+    """How long a stop waits for running tasks."""
+    outlive: Duration = timedelta(seconds=60)
+    """How long tasks go on without the platform, for a restart to take them over."""
+
+
+class PropellerSection(Section):
+    """`propeller`."""
+
+    cluster_id: str = "local"
+    """The cluster whose executions this propeller takes."""
+    metadata_prefix: str = "metadata/propeller"
+    rawoutput_prefix: str = ""
+    """Where raw outputs go that the execution gives no place for; below the container if relative."""
+    prof_port: int = 10254
+    capacity: int = 10_000
+    """Executions that one process drives at once."""
+    node_config: NodeConfig = NodeConfig()
+    runtime: LocalRuntimeConfig = LocalRuntimeConfig()
+
+
+class AdminClientConfig(Section):
+    """`admin`: where the control plane is."""
+
+    endpoint: str = "localhost:8089"
+    insecure: bool = False
+
+
+class PluginsConfig(Section):
+    """`plugins`."""
+
+    k8s: K8sPluginConfig = K8sPluginConfig()
+    logs: LogConfig = LogConfig(kubernetes_enabled=False)
+
+
+class PropellerConfig(Section):
+    """Everything that propeller reads."""
+
+    propeller: PropellerSection = PropellerSection()
+    admin: AdminClientConfig = AdminClientConfig()
+    storage: StorageConfig = StorageConfig()
+    logger: LoggerConfig = LoggerConfig()
+    plugins: PluginsConfig = PluginsConfig()
+    tasks: TasksConfig = TasksConfig()

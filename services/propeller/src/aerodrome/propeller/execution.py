@@ -1,0 +1,392 @@
+"""Drives one leased execution: observations to the engine, its transitions to the journal, then its commands.
+
+Write-ahead: nothing that a transition permits is done before the journal has it.  When the lease is lost, or an append is
+refused as stale, the execution is dropped here at once; another holder goes on from the journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from flyteidl.admin import execution_pb2, matchable_resource_pb2, workflow_pb2
+from flyteidl.core import identifier_pb2
+from google.protobuf.message import DecodeError
+
+from aerodrome.idl.journal.v1 import journal_pb2
+from aerodrome.plugins.api import ErrorKind, Failure
+from aerodrome.propeller import transcript
+from aerodrome.propeller.engine.budget import Limits
+from aerodrome.propeller.engine.engine import Engine
+from aerodrome.propeller.engine.graph import END, START, BadSpecification, Closure, NodeKind
+from aerodrome.propeller.engine.phases import WorkflowPhase
+from aerodrome.propeller.engine.state import (
+    Abort,
+    FreeCommand,
+    PermittedCommand,
+    Prepare,
+    Start,
+    Step,
+    Transition,
+    WorkflowTransition,
+)
+from aerodrome.propeller.layout import OUTPUTS, Layout
+from aerodrome.propeller.literals import Literals
+from aerodrome.propeller.nodes.bindings import Unresolvable
+from aerodrome.propeller.nodes.handler import Handler, Observation, Run, final, storage_failure
+from aerodrome.propeller.source import LeaseLost, LeaseSource, Session
+from aerodrome.stdlib.errors import AerodromeError
+from aerodrome.stdlib.logger import get_logger
+
+log = get_logger(__name__)
+
+T = TypeVar("T")
+
+_APPEND_CHUNK = 3_000
+_PREPARE_CHUNK = 256
+_PREPARE_PATIENCE = 0.02
+"""Seconds to wait for preparations before what else there is goes to the journal without them."""
+_TRIES = 6
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What all executions of a data plane share."""
+
+    source: LeaseSource
+    literals: Literals
+    handlers: Mapping[NodeKind, Handler]
+    plugin_names: Mapping[str, str]
+    limits: Limits
+    metadata_prefix: str
+    raw_output_prefix: str
+    default_max_attempts: int
+    closures: ClosureCache
+
+
+class ClosureCache:
+    """Compiled closures by reference; they are immutable, and many executions share one."""
+
+    def __init__(self, literals: Literals, *, default_max_attempts: int, most: int = 64) -> None:
+        self._storage = literals.storage
+        self._default_max_attempts = default_max_attempts
+        self._most = most
+        self._kept: dict[str, Closure] = {}
+
+    async def get(self, reference: str) -> Closure:
+        """Raises the storage's errors, DecodeError, BadSpecification."""
+        closure = self._kept.pop(reference, None)
+        if closure is None:
+            data = await self._storage.read(reference, limit_bytes=0)
+            message = await asyncio.to_thread(workflow_pb2.WorkflowClosure.FromString, data)
+            closure = Closure(message.compiled_workflow, default_max_attempts=self._default_max_attempts)
+            closure.root()
+        self._kept[reference] = closure
+        while len(self._kept) > self._most:
+            self._kept.pop(next(iter(self._kept)))
+        return closure
+
+
+class Execution:
+    """One execution, while this process holds its lease."""
+
+    def __init__(
+        self,
+        assignment: journal_pb2.Assignment,
+        session: Session,
+        around: Surroundings,
+        on_drop: Callable[[Execution], Coroutine[Any, Any, None]],
+    ) -> None:
+        self.execution_id = assignment.execution_id
+        self.epoch = assignment.epoch
+        self.name = f"{assignment.project}/{assignment.domain}/{assignment.name}"
+        self.session = session
+        self.run_view: Run | None = None
+        self._assignment: journal_pb2.Assignment | None = assignment
+        self._around = around
+        self._on_drop = on_drop
+        self._inbox: list[Observation] = []
+        self._wake = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sequence = assignment.last_sequence
+        self._transcript: transcript.Transcript | None = None
+        self._aborting = False
+        """The journal refuses starts: an abort is on its way here."""
+        self._over = asyncio.Event()
+
+    def post(self, observation: Observation) -> None:
+        """Hand an observation to the engine; it is applied in order."""
+        self._inbox.append(observation)
+        self._wake.set()
+
+    def control(self, control: journal_pb2.Control) -> None:
+        """The control plane has decided something; repeats are fine."""
+        match control.WhichOneof("decision"):
+            case "abort":
+                cause = control.abort.cause
+                self.post(lambda engine, now: engine.abort(cause, now))
+            case "force_abort":
+                self._over.set()
+            case _:
+                log.debug("a decision without meaning here", execution=self.name)
+
+    async def run(self) -> None:
+        """Until the execution is over, or not this process's any more."""
+        try:
+            await self._drive()
+        except LeaseLost:
+            log.info("lease lost, dropped", execution=self.name, epoch=self.epoch)
+            await self._on_drop(self)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+
+    async def _drive(self) -> None:
+        assignment = self._assignment
+        assert assignment is not None
+        self._assignment = None
+        try:
+            engine = await self._load(assignment)
+        except (AerodromeError, DecodeError, BadSpecification, Unresolvable) as error:
+            log.exception("execution cannot be loaded", execution=self.name)
+            await self._fail_whole(assignment, str(error))
+            return
+        waiting: list[Transition] = []
+        permitted: list[PermittedCommand] = []
+        while True:
+            step = engine.take()
+            waiting.extend(step.transitions)
+            permitted.extend(step.permitted)
+            if step.free:
+                await self._free(step)
+            if self._inbox:
+                self._apply(engine)
+                if len(waiting) < _APPEND_CHUNK:
+                    continue
+            if waiting:
+                await self._append(engine, waiting)
+                waiting = []
+            for command in permitted:
+                self._spawn(self._permitted(command))
+            permitted = []
+            if engine.terminal and not self._inbox:
+                log.info("execution over", execution=self.name, phase=engine.phase.name)
+                await self._settle_tasks()
+                return
+            if not self._inbox:
+                await self._wait(engine)
+                self._apply(engine)
+
+    async def _load(self, assignment: journal_pb2.Assignment) -> Engine:
+        around = self._around
+        spec = execution_pb2.ExecutionSpec.FromString(assignment.spec)
+        closure = await self._patiently(lambda: around.closures.get(assignment.workflow_closure_reference))
+        storage = around.literals.storage
+        identity = f"{assignment.project}-{assignment.domain}-{assignment.name}"
+        layout = Layout(
+            execution=assignment.name,
+            data_dir=storage.join(around.metadata_prefix, identity),
+            raw_base=(
+                spec.raw_output_data_config.output_location_prefix or storage.join(around.raw_output_prefix)
+            ).rstrip("/"),
+        )
+        execution = identifier_pb2.WorkflowExecutionIdentifier(
+            project=assignment.project, domain=assignment.domain, name=assignment.name
+        )
+        self.run_view = Run(
+            id=execution,
+            workflow_id=closure.primary.template.id,
+            namespace=spec.metadata.system_metadata.namespace or f"{assignment.project}-{assignment.domain}",
+            spec=spec,
+            closure=closure,
+            layout=layout,
+            literals=around.literals,
+            resources=_resources(assignment.resources),
+            plugin_overrides=tuple(
+                matchable_resource_pb2.PluginOverrides.FromString(assignment.plugin_overrides).overrides
+            ),
+            post=self.post,
+        )
+        self._transcript = transcript.Transcript(
+            execution,
+            layout,
+            output_uri=f"{layout.data_dir}/{END}/data/0/{OUTPUTS}",
+            plugin_names=around.plugin_names,
+        )
+        engine = Engine(closure, limits=around.limits, max_parallelism=spec.max_parallelism)
+        saved = transcript.read(assignment)
+        if saved.phase is WorkflowPhase.READY:
+            await self._patiently(lambda: self._give_inputs(assignment.inputs_reference, layout))
+        engine.restore(saved, time.time())
+        if assignment.abort_cause:
+            engine.abort(assignment.abort_cause, time.time())
+        return engine
+
+    async def _give_inputs(self, reference: str, layout: Layout) -> None:
+        """The workflow's inputs are what its start node gives."""
+        storage = self._around.literals.storage
+        data = await storage.read(reference, limit_bytes=0) if reference else b""
+        target = f"{layout.data_dir}/{START}/data/0/{OUTPUTS}"
+        await storage.write(target, data)
+        self._around.literals.keep(target, data)
+
+    async def _free(self, step: Step) -> None:
+        """Prepare and collect, many at a time; what is slow is not waited for."""
+        for begin in range(0, len(step.free), _PREPARE_CHUNK):
+            tasks = [self._spawn(self._observe(command)) for command in step.free[begin : begin + _PREPARE_CHUNK]]
+            await asyncio.wait(tasks, timeout=_PREPARE_PATIENCE)
+
+    async def _observe(self, command: FreeCommand) -> None:
+        node = command.node
+        handler = self._around.handlers[node.spec.kind]
+        run = self.run_view
+        assert run is not None
+        preparing = isinstance(command, Prepare)
+        work = handler.prepare if preparing else handler.collect
+        try:
+            self.post(await self._patiently(lambda: work(run, node)))
+            return
+        except Unresolvable as error:
+            failure = error.failure
+        except AerodromeError as error:
+            failure = storage_failure(error, "BindingResolutionFailure" if preparing else "OutputsUnreadable")
+        except Exception as error:  # one node's trouble must end as that node's failure
+            log.exception("a node could not be prepared", execution=self.name, node=node.unique_id)
+            failure = Failure("InternalError", repr(error), ErrorKind.SYSTEM, retryable=False)
+        if preparing:
+            self.post(lambda engine, now: engine.prepare_failed(node, failure, now))
+        else:
+            self.post(lambda engine, now: engine.collect_failed(node, failure, now))
+
+    async def _permitted(self, command: PermittedCommand) -> None:
+        node, attempt = command.node, command.attempt
+        handler = self._around.handlers[node.spec.kind]
+        run = self.run_view
+        assert run is not None
+        await self.session.permit()
+        if isinstance(command, Start):
+            if node.attempts == attempt and node.live and not node.abort_sent and not self._aborting:
+                await handler.start(run, node, attempt)
+        elif isinstance(command, Abort):
+            self.post(await handler.abort(run, node, attempt, command.reason))
+        else:
+            await handler.finalize(run, node, attempt)
+
+    async def _append(self, engine: Engine, transitions: list[Transition]) -> None:
+        assert self._transcript is not None
+        for begin in range(0, len(transitions), _APPEND_CHUNK):
+            part = transitions[begin : begin + _APPEND_CHUNK]
+            result = await self._send(self._transcript.write(part))
+            for transition, answer in zip(part, result.results, strict=True):
+                if answer.status == journal_pb2.TRANSITION_STATUS_ABORTING:
+                    self._aborting = True
+                    if not isinstance(transition, WorkflowTransition):
+                        engine.not_permitted(transition.node)
+                elif answer.status == journal_pb2.TRANSITION_STATUS_REFUSED:
+                    log.error("transition refused", execution=self.name, what=repr(transition), why=answer.reason)
+
+    async def _send(self, written: list[journal_pb2.Transition]) -> journal_pb2.ExecutionAppendResult:
+        append = journal_pb2.ExecutionAppend(
+            execution_id=self.execution_id,
+            epoch=self.epoch,
+            first_sequence=self._sequence + 1,
+            transitions=written,
+        )
+        result = await self._around.source.append(self.session, append)
+        if result.status != journal_pb2.APPEND_STATUS_APPLIED:
+            log.warning("append refused", execution=self.name, epoch=self.epoch, reason=result.reason)
+            raise LeaseLost
+        self._sequence = result.last_sequence
+        return result
+
+    async def _fail_whole(self, assignment: journal_pb2.Assignment, message: str) -> None:
+        """An execution that cannot even be read still ends, with its error."""
+        execution = identifier_pb2.WorkflowExecutionIdentifier(
+            project=assignment.project, domain=assignment.domain, name=assignment.name
+        )
+        layout = Layout(execution=assignment.name, data_dir="", raw_base="")
+        writer = transcript.Transcript(execution, layout, output_uri="", plugin_names={})
+        now = time.time()
+        failure = Failure("BadSpecificationError", message, ErrorKind.SYSTEM, retryable=False)
+        phases = [WorkflowPhase.FAILING, WorkflowPhase.FAILED]
+        if assignment.abort_cause:
+            phases = [WorkflowPhase.ABORTED]
+        elif transcript.read(assignment).phase is WorkflowPhase.READY:
+            phases.insert(0, WorkflowPhase.RUNNING)
+        changes = [
+            WorkflowTransition(phase, now, failure if phase is not WorkflowPhase.RUNNING else None) for phase in phases
+        ]
+        await self._send(writer.write(changes))
+
+    async def _wait(self, engine: Engine) -> None:
+        deadline = engine.next_deadline()
+        self._wake.clear()
+        timeout = None if deadline is None else max(deadline - time.time(), 0.0)
+        waits = [
+            asyncio.ensure_future(self._wake.wait()),
+            asyncio.ensure_future(self.session.lost.wait()),
+            asyncio.ensure_future(self._over.wait()),
+        ]
+        try:
+            await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if self.session.lost.is_set() or self._over.is_set():
+            raise LeaseLost
+        engine.tick(time.time())
+
+    def _apply(self, engine: Engine) -> None:
+        observations, self._inbox = self._inbox, []
+        now = time.time()
+        for observation in observations:
+            observation(engine, now)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._guarded(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except LeaseLost:
+            self._wake.set()
+        except Exception:  # a command's trouble must not end the process; the resync of the next holder finds it
+            log.exception("a command failed", execution=self.name)
+
+    async def _settle_tasks(self) -> None:
+        """Give back what finished attempts hold before the execution is let go."""
+        pending = [task for task in self._tasks if task is not asyncio.current_task()]
+        if pending:
+            await asyncio.wait(pending, timeout=10.0)
+
+    async def _patiently(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Do something with storage, again and again while the error may pass."""
+        delay = 0.05
+        for tries in range(_TRIES):
+            try:
+                return await work()
+            except AerodromeError as error:
+                if final(error) or tries == _TRIES - 1:
+                    raise
+                log.warning("storage failed, trying again", execution=self.name, reason=error.message)
+            await asyncio.sleep(delay)
+            delay *= 3
+        raise AssertionError("unreachable")
+
+
+def _resources(resolved: journal_pb2.ResolvedResources) -> matchable_resource_pb2.TaskResourceAttributes:
+    def spec(quantities: Mapping[str, str]) -> matchable_resource_pb2.TaskResourceSpec:
+        return matchable_resource_pb2.TaskResourceSpec(
+            cpu=quantities.get("cpu", ""),
+            gpu=quantities.get("gpu", ""),
+            memory=quantities.get("memory", ""),
+            ephemeral_storage=quantities.get("ephemeral-storage", ""),
+        )
+
+    return matchable_resource_pb2.TaskResourceAttributes(defaults=spec(resolved.defaults), limits=spec(resolved.limits))

@@ -1,0 +1,59 @@
+"""Where an execution's files are: the contract between engine, task containers, data proxy and console.
+
+Inputs lie in a node's data directory, shared by its attempts; outputs, errors and decks in a directory per attempt.
+Source: spec/data-plane.md, 2.1.
+"""
+
+from __future__ import annotations
+
+from aerodrome.plugins import names
+from aerodrome.propeller.engine.state import NodeState
+
+INPUTS = "inputs.pb"
+OUTPUTS = "outputs.pb"
+ERROR = "error.pb"
+FUTURES = "futures.pb"
+DECK = "deck.html"
+TASK = "task.pb"
+
+
+class Layout:
+    """The paths of one execution."""
+
+    def __init__(self, *, execution: str, data_dir: str, raw_base: str) -> None:
+        """`data_dir` is the workflow's, `raw_base` what raw output prefixes start with; neither ends with a slash."""
+        self.execution = execution
+        self.data_dir = data_dir
+        self.raw_base = raw_base
+
+    def node_data(self, node: NodeState) -> str:
+        """The data directory of a node, shared by its attempts."""
+        known: str | None = node.memo.get("data_dir")
+        if known is None:
+            owner = node.scope.owner
+            if owner is None:
+                known = f"{self.data_dir}/{node.spec.id}/data"
+            else:
+                known = f"{self.node_data(owner)}/{node.scope.owner_attempt}/{node.spec.id}"
+            node.memo["data_dir"] = known
+        return known
+
+    def inputs(self, node: NodeState) -> str:
+        return f"{self.node_data(node)}/{INPUTS}"
+
+    def output_dir(self, node: NodeState, attempt: int | None = None) -> str:
+        """Where an attempt (the current one by default) leaves its results."""
+        return f"{self.node_data(node)}/{node.attempts if attempt is None else attempt}"
+
+    def outputs(self, node: NodeState) -> str:
+        return f"{self.output_dir(node)}/{OUTPUTS}"
+
+    def generated_name(self, node: NodeState, attempt: int) -> str:
+        return names.generated_name(self.execution, node.unique_id, attempt)
+
+    def raw_prefix(self, node: NodeState, attempt: int) -> str:
+        generated = self.generated_name(node, attempt)
+        return f"{self.raw_base}/{names.raw_output_shard(generated)}/{generated}"
+
+    def checkpoints(self, node: NodeState, attempt: int) -> str:
+        return f"{self.raw_prefix(node, attempt)}/_flytecheckpoints"

@@ -1,0 +1,186 @@
+"""Wires propeller together; alone (`serve`) or inside another process (`Propeller`)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from aerodrome.idl.journal.v1 import journal_pb2
+from aerodrome.plugins.api import LogUri
+from aerodrome.plugins.logs import LogLinks
+from aerodrome.plugins.pods import PodSettings
+from aerodrome.plugins.registry import Host, Registry
+from aerodrome.propeller.config import PropellerConfig
+from aerodrome.propeller.engine.graph import NodeKind
+from aerodrome.propeller.execution import ClosureCache, Execution, Surroundings
+from aerodrome.propeller.literals import Literals
+from aerodrome.propeller.nodes.handler import Handler
+from aerodrome.propeller.nodes.tasks import TaskHandler
+from aerodrome.propeller.nodes.workflows import BranchHandler, EndHandler, SubWorkflowHandler, UnsupportedHandler
+from aerodrome.propeller.pods import PodHub
+from aerodrome.propeller.runtimes import LocalRuntime, Runtime
+from aerodrome.propeller.source import LeaseSource, Session
+from aerodrome.stdlib import logger
+from aerodrome.stdlib.clock import Clock, SystemClock
+from aerodrome.stdlib.config import load
+from aerodrome.stdlib.errors import InvalidArgument
+from aerodrome.stdlib.rpc.client import network_channel
+from aerodrome.stdlib.storage import Storage, open_storage
+
+log = logger.get_logger(__name__)
+
+
+class Propeller:
+    """A data plane: takes executions from the control plane behind `channel` and runs them on `runtime`."""
+
+    def __init__(
+        self,
+        config: PropellerConfig,
+        *,
+        channel: grpc.aio.Channel,
+        storage: Storage,
+        runtime: Runtime,
+        clock: Clock,
+        holder: str | None = None,
+        log_uri: LogUri | None = None,
+    ) -> None:
+        section = config.propeller
+        self._clock = clock
+        self._runtime = runtime
+        self._hub = PodHub(runtime)
+        self._executions: dict[int, Execution] = {}
+        self._group: asyncio.TaskGroup | None = None
+        self.source = LeaseSource(
+            channel,
+            cluster=section.cluster_id,
+            holder=holder or f"{socket.gethostname()}:{os.getpid()}",
+            capacity=section.capacity,
+            clock=clock,
+            on_assignment=self._assigned,
+            on_control=self._controlled,
+        )
+        host = Host(
+            settings=PodSettings(config=config.plugins.k8s, environ=dict(os.environ)),
+            links=LogLinks(config.plugins.logs, log_uri),
+            clock=clock,
+        )
+        registry = Registry.load(host)
+        registry.check(config.tasks.task_plugins)
+        literals = Literals(storage)
+        limits = section.node_config.limits()
+        tasks = TaskHandler(
+            registry,
+            config.tasks.task_plugins,
+            self._hub,
+            limits=limits,
+            max_output_bytes=config.storage.limits.max_download_mbs << 20,
+        )
+        unsupported = UnsupportedHandler()
+        handlers: dict[NodeKind, Handler] = {
+            NodeKind.END: EndHandler(),
+            NodeKind.TASK: tasks,
+            NodeKind.SUBWORKFLOW: SubWorkflowHandler(),
+            NodeKind.BRANCH: BranchHandler(),
+            NodeKind.LAUNCH_PLAN: unsupported,
+            NodeKind.GATE: unsupported,
+            NodeKind.ARRAY: unsupported,
+        }
+        self._around = Surroundings(
+            source=self.source,
+            literals=literals,
+            handlers=handlers,
+            plugin_names={
+                kind: plugin.id for plugin in registry.plugins.values() for kind in sorted(plugin.task_types)
+            },
+            limits=limits,
+            metadata_prefix=section.metadata_prefix,
+            raw_output_prefix=section.rawoutput_prefix or "data",
+            default_max_attempts=section.node_config.default_max_attempts,
+            closures=ClosureCache(literals, default_max_attempts=section.node_config.default_max_attempts),
+        )
+
+    @property
+    def driving(self) -> int:
+        """How many executions this process drives."""
+        return len(self._executions)
+
+    async def run(self) -> None:
+        """Work until cancelled; the runtime drains and the leases go back before it returns."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            group.create_task(self._runtime.run(), name="runtime")
+            group.create_task(self._hub.run(), name="pod watch")
+            group.create_task(self.source.run(), name="lease source")
+
+    def _assigned(self, assignment: journal_pb2.Assignment, session: Session) -> None:
+        known = self._executions.get(assignment.execution_id)
+        if known is not None and (known.epoch >= assignment.epoch and known.session is session):
+            return
+        assert self._group is not None
+        execution = Execution(assignment, session, self._around, self._dropped)
+        self._executions[assignment.execution_id] = execution
+        log.info("execution leased", execution=execution.name, epoch=execution.epoch)
+        self._group.create_task(self._drive(execution), name=f"execution {execution.name}")
+
+    async def _drive(self, execution: Execution) -> None:
+        try:
+            await execution.run()
+        except Exception:  # one execution's trouble stays its own; its lease passes on
+            log.exception("driving an execution failed", execution=execution.name)
+        finally:
+            if self._executions.get(execution.execution_id) is execution:
+                del self._executions[execution.execution_id]
+
+    async def _dropped(self, execution: Execution) -> None:
+        """Nobody here may follow the execution's pods any more; whoever holds it now finds them by name."""
+        run = execution.run_view
+        if run is None or self._executions.get(execution.execution_id) is not execution:
+            return
+        for pod in await self._runtime.list({"execution-id": run.id.name}):
+            self._hub.forget(run.namespace, pod["metadata"]["name"])
+
+    def _controlled(self, control: journal_pb2.Control) -> None:
+        execution = self._executions.get(control.execution_id)
+        if execution is not None:
+            execution.control(control)
+
+
+async def serve(files: Sequence[Path], overrides: Mapping[str, Any] | None = None) -> None:
+    """Propeller by itself: the control plane and the storage are where the configuration says."""
+    config = load(PropellerConfig, files, overrides=dict(overrides or {}))
+    logger.configure(config.logger)
+    section = config.propeller
+    if section.runtime.directory is None:
+        raise InvalidArgument(
+            "propeller.runtime.directory is not set: name the directory in which the local runtime keeps its pods"
+        )
+    clock = SystemClock()
+    async with network_channel(config.admin.endpoint) as channel, open_storage(config.storage, clock=clock) as storage:
+        environment = {"FLYTE_PLATFORM_URL": config.admin.endpoint}
+        environment["FLYTE_PLATFORM_INSECURE"] = "true" if config.admin.insecure else "false"
+        runtime = local_runtime(config, section.runtime.directory, environment, clock)
+        await Propeller(config, channel=channel, storage=storage, runtime=runtime, clock=clock).run()
+
+
+def local_runtime(
+    config: PropellerConfig, directory: Path, environment: Mapping[str, str], clock: Clock
+) -> LocalRuntime:
+    """The local runtime as configured; `environment` is given to every task."""
+    section = config.propeller.runtime
+    optional: dict[str, Any] = {} if section.python is None else {"python": section.python}
+    return LocalRuntime(
+        directory,
+        slots=section.slots,
+        images=section.images,
+        environment=environment,
+        clock=clock,
+        grace=section.grace,
+        outlive=section.outlive,
+        **optional,
+    )

@@ -1,0 +1,296 @@
+"""Task nodes: build a pod with the task's plugin, have the runtime run it, judge what it left.
+
+Source: spec/data-plane.md, 2.1 to 2.9, 5.2, 5.3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from flyteidl.core import errors_pb2, literals_pb2
+from google.protobuf.message import DecodeError
+
+from aerodrome.plugins import outcome
+from aerodrome.plugins.api import (
+    ErrorKind,
+    Failure,
+    Phase,
+    PhaseInfo,
+    PluginError,
+    PodPlugin,
+    TaskContext,
+    V1Pod,
+    advance,
+    task_event_phase,
+)
+from aerodrome.plugins.config import TaskPluginsConfig
+from aerodrome.plugins.names import pod_name
+from aerodrome.plugins.registry import Registry
+from aerodrome.plugins.templating import uses_inputs, uses_task_template
+from aerodrome.propeller.engine.budget import Limits, interruptible_now
+from aerodrome.propeller.engine.phases import TaskPhase
+from aerodrome.propeller.engine.state import NodeState
+from aerodrome.propeller.layout import DECK, ERROR, FUTURES, OUTPUTS, TASK
+from aerodrome.propeller.literals import Corrupt
+from aerodrome.propeller.nodes.handler import Observation, Run, storage_failure
+from aerodrome.propeller.pods import PodHub
+from aerodrome.stdlib.errors import AerodromeError, NotFound, ResourceExhausted
+from aerodrome.stdlib.logger import get_logger
+
+log = get_logger(__name__)
+
+_TAIL_LINES = 30
+_TRIES = 5
+
+
+class TaskHandler:
+    """Runs tasks as pods."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        plugins: TaskPluginsConfig,
+        hub: PodHub,
+        *,
+        limits: Limits,
+        max_output_bytes: int,
+        keep_pods: bool = False,
+    ) -> None:
+        self._registry = registry
+        self._plugins = plugins
+        self._hub = hub
+        self._limits = limits
+        self._max_output_bytes = max_output_bytes
+        self._keep_pods = keep_pods
+
+    async def prepare(self, run: Run, node: NodeState) -> Observation:
+        inputs = await run.inputs(node)
+        await run.literals.write(run.layout.inputs(node), inputs)
+        return lambda engine, now: engine.prepared(node, now)
+
+    async def start(self, run: Run, node: NodeState, attempt: int) -> None:
+        try:
+            task = node.spec.task
+            assert task is not None
+            plugin = self._registry.resolve(task.type, run.plugin_overrides, self._plugins)
+            if not isinstance(plugin, PodPlugin):
+                raise PluginError(_no_pod(task.type, plugin.id))
+            context = await self._context(run, node, attempt)
+            pod = plugin.build(context)
+            name = pod["metadata"]["name"]
+            watch = _Attempt(self, run, node, attempt, plugin, context)
+            node.memo["pod"] = name
+            self._hub.listen(run.namespace, name, watch.seen)
+            await self._hub.runtime.start(pod)
+            known = await self._hub.runtime.get(run.namespace, name)
+            if known is not None:
+                watch.seen(known)
+        except PluginError as error:
+            failure = error.failure
+            run.post(lambda engine, now: engine.failed(node, attempt, failure, now))
+        except AerodromeError as error:
+            failed = Failure("StartFailed", error.message, ErrorKind.SYSTEM, retryable=True)
+            run.post(lambda engine, now: engine.failed(node, attempt, failed, now))
+
+    async def abort(self, run: Run, node: NodeState, attempt: int, reason: str) -> Observation:
+        await self._delete(run, node, attempt)
+        return lambda engine, now: engine.aborted(node, attempt, now)
+
+    async def finalize(self, run: Run, node: NodeState, attempt: int) -> None:
+        if self._keep_pods:
+            self._hub.forget(run.namespace, self._pod_name(run, node, attempt))
+        else:
+            await self._delete(run, node, attempt)
+
+    async def collect(self, run: Run, node: NodeState) -> Observation:
+        raise AssertionError("a task node nests nothing")
+
+    async def _delete(self, run: Run, node: NodeState, attempt: int) -> None:
+        name = self._pod_name(run, node, attempt)
+        self._hub.forget(run.namespace, name)
+        await self._hub.runtime.delete(run.namespace, name)
+
+    def _pod_name(self, run: Run, node: NodeState, attempt: int) -> str:
+        return pod_name(run.layout.generated_name(node, attempt))
+
+    async def _context(self, run: Run, node: NodeState, attempt: int) -> TaskContext:
+        layout, spec, task = run.layout, node.spec, node.spec.task
+        assert task is not None
+        template_path = f"{layout.node_data(node)}/{TASK}"
+        if uses_task_template(task):
+            await run.literals.storage.write(template_path, task.SerializeToString())
+        known = literals_pb2.LiteralMap()
+        if uses_inputs(task):
+            known = await run.literals.read(layout.inputs(node))
+        wanted = spec.interruptible
+        if wanted is None:
+            wanted = run.spec.interruptible.value if run.spec.HasField("interruptible") else False
+        return TaskContext(
+            execution_id=run.id,
+            workflow_id=run.workflow_id,
+            node_id=node.unique_id,
+            template_node_id=spec.id,
+            attempt=attempt,
+            max_attempts=spec.max_attempts,
+            generated_name=layout.generated_name(node, attempt),
+            task=task,
+            overrides=spec.template.task_node.overrides if spec.template.task_node.HasField("overrides") else None,
+            namespace=run.namespace,
+            inputs_path=layout.inputs(node),
+            input_prefix=layout.node_data(node),
+            output_prefix=layout.output_dir(node, attempt),
+            raw_output_prefix=layout.raw_prefix(node, attempt),
+            checkpoint_prefix=layout.checkpoints(node, attempt),
+            prev_checkpoint_prefix=layout.checkpoints(node, attempt - 1) if attempt else "",
+            task_template_path=template_path,
+            inputs=lambda: known,
+            environment={pair.key: pair.value for pair in run.spec.envs.values},
+            resources=run.resources,
+            service_account=run.spec.security_context.run_as.k8s_service_account,
+            security_context=run.spec.security_context,
+            labels=dict(run.spec.labels.values),
+            annotations=dict(run.spec.annotations.values),
+            interruptible=interruptible_now(
+                wanted,
+                attempts=attempt,
+                system_failures=node.system_failures,
+                max_attempts=spec.max_attempts,
+                limits=self._limits,
+            ),
+        )
+
+    async def judge(
+        self, run: Run, node: NodeState, attempt: int, plugin: PodPlugin, info: PhaseInfo, pod: V1Pod
+    ) -> Observation:
+        """What an attempt came to whose pod is done."""
+        prefix = run.layout.output_dir(node, attempt)
+        failure = info.failure
+        document, bad = await self._error_document(run, f"{prefix}/{ERROR}")
+        detail: Mapping[str, Any] | None = None
+        if failure is None:
+            if await run.literals.storage.head(f"{prefix}/{FUTURES}") is not None:
+                failure = _dynamic(node)
+            else:
+                verdict = await self._outputs(run, node, prefix, document, bad)
+                failure = verdict if isinstance(verdict, Failure) else None
+        else:
+            failure = outcome.explained(failure, document)
+        if failure is not None:
+            tail = await self._hub.runtime.tail(run.namespace, pod["metadata"]["name"], _TAIL_LINES)
+            final = outcome.error_with_log_tail(failure, tail)
+            return lambda engine, now: engine.failed(node, attempt, final, now, info)
+        await run.literals.storage.freeze(prefix)
+        await run.literals.storage.freeze(run.layout.raw_prefix(node, attempt))
+        deck = f"{prefix}/{DECK}"
+        if await run.literals.storage.head(deck) is not None:
+            detail = {"deck_uri": deck}
+        return lambda engine, now: engine.succeeded(node, attempt, now, info, detail)
+
+    async def _outputs(
+        self, run: Run, node: NodeState, prefix: str, document: errors_pb2.ErrorDocument | None, bad: bool
+    ) -> outcome.Success | Failure:
+        reference = f"{prefix}/{OUTPUTS}"
+        declared = node.spec.has_outputs
+        size: int | None = None
+        data: bytes | None = None
+        if document is None and not bad:
+            try:
+                data = await run.literals.storage.read(reference, limit_bytes=self._max_output_bytes)
+                size = len(data)
+            except NotFound:
+                size = None
+            except ResourceExhausted:
+                metadata = await run.literals.storage.head(reference)
+                size = metadata.size_bytes if metadata is not None else None
+        verdict = outcome.decide(document, bad, size, declared, self._max_output_bytes, output_prefix=prefix)
+        if isinstance(verdict, Failure):
+            return verdict
+        if data is None:
+            # Nothing was declared and nothing written: consumers and the API still find a map, an empty one.
+            await run.literals.write(reference, literals_pb2.LiteralMap())
+            return verdict
+        try:
+            run.literals.keep(reference, data)
+        except Corrupt as error:
+            return Failure("OutputsCorrupt", error.message, ErrorKind.SYSTEM, retryable=True)
+        return verdict
+
+    async def _error_document(self, run: Run, reference: str) -> tuple[errors_pb2.ErrorDocument | None, bool]:
+        try:
+            data = await run.literals.storage.read(reference, limit_bytes=max(self._max_output_bytes, 16 << 20))
+        except NotFound:
+            return None, False
+        except ResourceExhausted:
+            return None, True
+        try:
+            return errors_pb2.ErrorDocument.FromString(data), False
+        except DecodeError:
+            return None, True
+
+
+class _Attempt:
+    """Follows one attempt's pod until it is over."""
+
+    def __init__(
+        self, handler: TaskHandler, run: Run, node: NodeState, attempt: int, plugin: PodPlugin, context: TaskContext
+    ) -> None:
+        self._handler = handler
+        self._run = run
+        self._node = node
+        self._attempt = attempt
+        self._plugin = plugin
+        self._context = context
+        self._last: PhaseInfo | None = None
+        self._judging: asyncio.Task[None] | None = None
+
+    def seen(self, pod: V1Pod) -> None:
+        """The pod stands like this now."""
+        if self._judging is not None:
+            return
+        info = advance(self._last, self._plugin.phase(self._context, pod))
+        if info is None:
+            return
+        self._last = info
+        if info.phase.terminal and info.phase is not Phase.ABORTED:
+            self._judging = asyncio.create_task(self._judge(info, pod), name=f"judge {self._context.generated_name}")
+            return
+        node, attempt, phase = self._node, self._attempt, TaskPhase(task_event_phase(info.phase))
+        self._run.post(lambda engine, now: engine.task_phase(node, attempt, phase, info.version, now, info))
+
+    async def _judge(self, info: PhaseInfo, pod: V1Pod) -> None:
+        node, attempt = self._node, self._attempt
+        for tries in range(_TRIES):
+            try:
+                observation = await self._handler.judge(self._run, node, attempt, self._plugin, info, pod)
+                break
+            except AerodromeError as error:
+                log.warning("results cannot be read", pod=pod["metadata"]["name"], reason=error.message)
+                failure = storage_failure(error, "ResultsUnreadable")
+                observation = lambda engine, now: engine.failed(node, attempt, failure, now, info)  # noqa: B023, E731
+                await asyncio.sleep(0.05 * 4**tries)
+            except Exception as error:  # the node must end, whatever its results look like
+                log.exception("an attempt could not be judged", pod=pod["metadata"]["name"])
+                broken = Failure("ResultsUnreadable", repr(error), ErrorKind.SYSTEM, retryable=True)
+                observation = lambda engine, now: engine.failed(node, attempt, broken, now, info)  # noqa: B023, E731
+                break
+        self._run.post(observation)
+
+
+def _no_pod(task_type: str, plugin: str) -> Failure:
+    return Failure(
+        "UnsupportedPlugin",
+        f"task type {task_type} is run by plugin {plugin}, which does not run as a pod on this data plane",
+        ErrorKind.USER,
+        retryable=False,
+    )
+
+
+def _dynamic(node: NodeState) -> Failure:
+    return Failure(
+        "UnsupportedNodeKind",
+        f"task {node.spec.id} gave a dynamic workflow, which this version of propeller does not run yet",
+        ErrorKind.USER,
+        retryable=False,
+    )

@@ -1,0 +1,269 @@
+"""The engine's transitions as the journal carries them, and back: events for the API, states for the next holder.
+
+Source: spec/data-plane.md, section 6.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from flyteidl.core import execution_pb2, identifier_pb2
+from flyteidl.event import event_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from aerodrome.idl.journal.v1 import journal_pb2
+from aerodrome.idl.propeller.v1 import state_pb2
+from aerodrome.plugins.api import ErrorKind, Failure, PhaseInfo
+from aerodrome.propeller.engine.graph import NodeKind
+from aerodrome.propeller.engine.phases import NodePhase, TaskPhase, WorkflowPhase
+from aerodrome.propeller.engine.state import (
+    NodeState,
+    NodeTransition,
+    SavedNode,
+    SavedWorkflow,
+    TaskTransition,
+    Transition,
+    WorkflowTransition,
+)
+from aerodrome.propeller.layout import Layout
+
+PRODUCER = "propeller"
+MAX_MESSAGE = 102_400
+"""Characters of an error message that an event carries; longer ones keep head and tail."""
+
+_W = execution_pb2.WorkflowExecution
+_N = execution_pb2.NodeExecution
+
+WORKFLOW_EVENT: Mapping[WorkflowPhase, int] = {
+    WorkflowPhase.RUNNING: _W.RUNNING,
+    WorkflowPhase.SUCCEEDING: _W.SUCCEEDING,
+    WorkflowPhase.SUCCEEDED: _W.SUCCEEDED,
+    WorkflowPhase.FAILING: _W.FAILING,
+    WorkflowPhase.FAILED: _W.FAILED,
+    WorkflowPhase.ABORTED: _W.ABORTED,
+}
+NODE_EVENT: Mapping[NodePhase, int] = {
+    NodePhase.QUEUED: _N.QUEUED,
+    NodePhase.RUNNING: _N.RUNNING,
+    NodePhase.DYNAMIC_RUNNING: _N.DYNAMIC_RUNNING,
+    NodePhase.SUCCEEDED: _N.SUCCEEDED,
+    NodePhase.FAILED: _N.FAILED,
+    NodePhase.TIMED_OUT: _N.TIMED_OUT,
+    NodePhase.SKIPPED: _N.SKIPPED,
+    NodePhase.RECOVERED: _N.RECOVERED,
+    NodePhase.ABORTED: _N.ABORTED,
+}
+_LIVE_NAMES = {"QUEUED", "RUNNING", "DYNAMIC_RUNNING"}
+
+
+class Transcript:
+    """Writes the transitions of one execution."""
+
+    def __init__(
+        self,
+        execution: identifier_pb2.WorkflowExecutionIdentifier,
+        layout: Layout,
+        *,
+        output_uri: str,
+        plugin_names: Mapping[str, str],
+    ) -> None:
+        """`output_uri` is where the workflow's outputs are once it succeeded; `plugin_names` is by task type."""
+        self._execution = execution
+        self._layout = layout
+        self._output_uri = output_uri
+        self._plugin_names = plugin_names
+
+    def write(self, transitions: Iterable[Transition]) -> list[journal_pb2.Transition]:
+        """The journal's form of `transitions`, in order.  To be called right after `Engine.take`."""
+        reported = _timestamp(time.time())
+        written = []
+        for transition in transitions:
+            if isinstance(transition, NodeTransition):
+                written.append(journal_pb2.Transition(node=self._node(transition, reported)))
+            elif isinstance(transition, TaskTransition):
+                written.append(journal_pb2.Transition(task=self._task(transition, reported)))
+            else:
+                written.append(journal_pb2.Transition(workflow=self._workflow(transition)))
+        return written
+
+    def _workflow(self, transition: WorkflowTransition) -> journal_pb2.WorkflowChange:
+        failure = transition.failure
+        error = error_of(failure) if failure is not None else None
+        state = state_pb2.WorkflowState(phase=transition.phase)
+        if error is not None:
+            state.error = error.SerializeToString()
+        change = journal_pb2.WorkflowChange(state=state.SerializeToString())
+        number = WORKFLOW_EVENT.get(transition.phase)
+        if number is not None:
+            event = event_pb2.WorkflowExecutionEvent(
+                execution_id=self._execution,
+                producer_id=PRODUCER,
+                phase=number,  # type: ignore[arg-type]
+                occurred_at=_timestamp(transition.at),
+                error=error,
+            )
+            if transition.phase is WorkflowPhase.SUCCEEDED:
+                event.output_uri = self._output_uri
+            change.event = event.SerializeToString()
+        return change
+
+    def _node(self, transition: NodeTransition, reported: Timestamp) -> journal_pb2.NodeChange:
+        node = transition.node
+        change = journal_pb2.NodeChange(node_id=node.unique_id, state=_state(node))
+        if transition.phase is not None:
+            change.event = self._node_event(transition, reported).SerializeToString()
+        return change
+
+    def _node_event(self, transition: NodeTransition, reported: Timestamp) -> event_pb2.NodeExecutionEvent:
+        node, phase = transition.node, transition.phase
+        assert phase is not None
+        spec, scope = node.spec, node.scope
+        event = event_pb2.NodeExecutionEvent(
+            id=identifier_pb2.NodeExecutionIdentifier(node_id=node.unique_id, execution_id=self._execution),
+            producer_id=PRODUCER,
+            phase=NODE_EVENT[phase],  # type: ignore[arg-type]
+            occurred_at=_timestamp(transition.at),
+            reported_at=reported,
+            event_version=1,
+            spec_node_id=spec.id,
+            node_name=spec.template.metadata.name,
+            is_parent=node.inner is not None or spec.kind is NodeKind.SUBWORKFLOW,
+            is_array=spec.kind is NodeKind.ARRAY,
+            is_dynamic=phase is NodePhase.DYNAMIC_RUNNING or (spec.kind is NodeKind.TASK and node.inner is not None),
+        )
+        if spec.kind is not NodeKind.START:
+            event.input_uri = self._layout.inputs(node)
+        if scope.owner is not None:
+            event.parent_node_metadata.node_id = scope.owner.unique_id
+            event.retry_group = str(scope.owner_attempt)
+        match spec.kind:
+            case NodeKind.TASK:
+                event.target_entity.CopyFrom(spec.template.task_node.reference_id)
+            case NodeKind.LAUNCH_PLAN:
+                event.target_entity.CopyFrom(spec.template.workflow_node.launchplan_ref)
+            case _:
+                pass
+        if transition.failure is not None:
+            event.error.CopyFrom(error_of(transition.failure))
+        elif phase in (NodePhase.SUCCEEDED, NodePhase.RECOVERED):
+            event.output_uri = self._layout.outputs(node)
+        detail: Mapping[str, Any] = transition.detail or {}
+        if "deck_uri" in detail:
+            event.deck_uri = detail["deck_uri"]
+        if "task_node_metadata" in detail:
+            event.task_node_metadata.CopyFrom(detail["task_node_metadata"])
+        if "workflow_node_metadata" in detail:
+            event.workflow_node_metadata.CopyFrom(detail["workflow_node_metadata"])
+        return event
+
+    def _task(self, transition: TaskTransition, reported: Timestamp) -> journal_pb2.TaskChange:
+        node = transition.node
+        task = node.spec.task
+        assert task is not None
+        info = transition.info if isinstance(transition.info, PhaseInfo) else None
+        event = event_pb2.TaskExecutionEvent(
+            task_id=task.id,
+            parent_node_execution_id=identifier_pb2.NodeExecutionIdentifier(
+                node_id=node.unique_id, execution_id=self._execution
+            ),
+            retry_attempt=transition.attempt,
+            phase=int(transition.phase),  # type: ignore[arg-type]
+            phase_version=transition.version,
+            producer_id=PRODUCER,
+            occurred_at=_instant(info.occurred_at if info is not None else None, transition.at),
+            reported_at=reported,
+            task_type=task.type,
+            event_version=1,
+            input_uri=self._layout.inputs(node),
+        )
+        event.metadata.generated_name = self._layout.generated_name(node, transition.attempt)
+        event.metadata.plugin_identifier = self._plugin_names.get(task.type, "")
+        if info is not None:
+            _add_info(event, info)
+        if transition.failure is not None:
+            event.error.CopyFrom(error_of(transition.failure))
+        elif transition.phase is TaskPhase.SUCCEEDED:
+            event.output_uri = f"{self._layout.output_dir(node, transition.attempt)}/outputs.pb"
+        return journal_pb2.TaskChange(
+            node_id=node.unique_id, attempt=transition.attempt, event=event.SerializeToString()
+        )
+
+
+def _add_info(event: event_pb2.TaskExecutionEvent, info: PhaseInfo) -> None:
+    event.logs.extend(info.logs)
+    if info.reason:
+        event.reason = info.reason
+        event.reasons.add(reason=info.reason, occurred_at=event.occurred_at)
+    for reason in info.additional_reasons:
+        event.reasons.add(reason=reason.text, occurred_at=_instant(reason.occurred_at, time.time()))
+    if info.custom_info is not None:
+        event.custom_info.CopyFrom(info.custom_info)
+    event.metadata.external_resources.extend(info.external_resources)
+    if info.log_context is not None:
+        event.log_context.CopyFrom(info.log_context)
+
+
+def error_of(failure: Failure) -> execution_pb2.ExecutionError:
+    """A failure as the API shows it, its message bounded."""
+    error = failure.error()
+    if len(error.message) > MAX_MESSAGE:
+        half = MAX_MESSAGE // 2 - 40
+        left_out = len(error.message) - 2 * half
+        error.message = f"{error.message[:half]}\n… {left_out} characters left out …\n{error.message[-half:]}"
+    return error
+
+
+def failure_of(serialized: bytes) -> Failure | None:
+    """A failure from a serialized ExecutionError; None for no bytes."""
+    if not serialized:
+        return None
+    error = execution_pb2.ExecutionError.FromString(serialized)
+    return Failure(error.code, error.message, ErrorKind(error.kind), retryable=False, worker=error.worker)
+
+
+def read(assignment: journal_pb2.Assignment) -> SavedWorkflow:
+    """What an assignment says about the execution's past, as the engine restores it."""
+    nodes: dict[str, SavedNode] = {}
+    for snapshot in assignment.nodes:
+        state = state_pb2.NodeState.FromString(snapshot.state)
+        nodes[snapshot.node_id] = SavedNode(
+            phase=NodePhase(state.phase),
+            attempts=state.attempts,
+            system_failures=state.system_failures,
+            queued_at=state.queued_at,
+            attempt_at=state.attempt_at,
+            choice=state.choice - 1,
+            task_phase=TaskPhase(state.task_phase),
+            task_version=state.task_version,
+            failure=failure_of(snapshot.error),
+        )
+    workflow = state_pb2.WorkflowState.FromString(assignment.workflow_state)
+    phase = WorkflowPhase(workflow.phase)
+    if phase is WorkflowPhase.ABORTING:
+        phase = WorkflowPhase.RUNNING
+    return SavedWorkflow(phase=phase, nodes=nodes, failure=failure_of(workflow.error))
+
+
+def _state(node: NodeState) -> bytes:
+    return state_pb2.NodeState(
+        phase=node.phase,
+        attempts=node.attempts,
+        system_failures=node.system_failures,
+        queued_at=node.queued_at,
+        attempt_at=node.attempt_at,
+        choice=node.choice + 1,
+        task_phase=node.task_phase,
+        task_version=node.task_version,
+    ).SerializeToString()
+
+
+def _timestamp(seconds: float) -> Timestamp:
+    whole = int(seconds)
+    return Timestamp(seconds=whole, nanos=int((seconds - whole) * 1e6) * 1000)
+
+
+def _instant(moment: datetime | None, otherwise: float) -> Timestamp:
+    return _timestamp(moment.timestamp() if moment is not None else otherwise)
