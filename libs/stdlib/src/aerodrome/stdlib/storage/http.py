@@ -1,8 +1,8 @@
 """The HTTP side of signed URLs, for stores that have no service of their own.
 
 Whoever holds a URL that `LocalSigner` gave may PUT or GET exactly what it was signed for.  What tasks made is shown to
-browsers, so it is served in a sandbox: its scripts run (decks need theirs for tabs and plots) in an origin of their own,
-which reaches neither our cookies nor our pages.
+browsers, so it is served in a sandbox: its scripts run (decks need theirs for tabs and plots) in an origin of their
+own, which reaches neither our cookies nor our pages.
 """
 
 from __future__ import annotations
