@@ -1,0 +1,34 @@
+"""Settings of the journal, its leases and its sessions."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from pydantic import Field
+
+from aerodrome.stdlib.config import Duration, Section
+
+
+class JournalConfig(Section):
+    """How executions are leased to data planes, and how their transitions are grouped."""
+
+    session_term: Duration = timedelta(seconds=10)
+    """How long a data plane's session lives after a heartbeat; its leases pass to others when it ends."""
+    poll_interval: Duration = timedelta(seconds=1)
+    """How often work is looked for without having been announced."""
+    assignment_batch: int = Field(default=64, ge=1, le=10_000)
+    """Most executions that are handed out in one transaction."""
+    writers: int = Field(default=2, ge=1, le=32)
+    """How many transactions write the journal at the same time; each execution belongs to one writer."""
+    group_transitions: int = Field(default=2000, ge=1)
+    """Most transitions that one transaction takes, unless a single append has more."""
+    append_transitions: int = Field(default=20_000, ge=1)
+    """Most transitions of one execution in one append."""
+    max_items: int = Field(default=1_000_000, ge=1)
+    """Most items of one map."""
+    pending_transitions: int = Field(default=50_000, ge=1)
+    """How many transitions may wait in memory to be written; appends beyond wait to be accepted."""
+    cached_nodes: int = Field(default=40_000, ge=0)
+    """How many nodes of executions in progress are remembered between transactions."""
+    cache_idle: Duration = timedelta(seconds=30)
+    """How long an execution is remembered while nothing happens to it."""

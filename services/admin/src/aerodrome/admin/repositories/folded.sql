@@ -1,0 +1,166 @@
+-- name: lock_executions
+SELECT execution_id, phase, closure, cluster, started_at, execution_updated_at, duration, abort_cause, error_kind,
+    error_code
+FROM executions
+WHERE execution_id = ANY($1::bigint[])
+ORDER BY execution_id
+FOR NO KEY UPDATE;
+
+-- name: update_executions
+UPDATE executions
+SET phase = given.phase,
+    closure = given.closure,
+    cluster = given.cluster,
+    started_at = given.started_at,
+    execution_updated_at = given.execution_updated_at,
+    duration = given.duration,
+    abort_cause = given.abort_cause,
+    error_kind = given.error_kind,
+    error_code = given.error_code,
+    updated_at = now()
+FROM unnest(
+    $1::bigint[], $2::text[], $3::bytea[], $4::text[], $5::timestamptz[], $6::timestamptz[], $7::bigint[], $8::text[],
+    $9::text[], $10::text[]
+) AS given (
+    execution_id, phase, closure, cluster, started_at, execution_updated_at, duration, abort_cause, error_kind,
+    error_code
+)
+WHERE executions.execution_id = given.execution_id;
+
+-- name: get_spec
+SELECT spec FROM executions WHERE execution_id = $1;
+
+-- name: set_spec
+UPDATE executions SET spec = $2 WHERE execution_id = $1;
+
+-- name: load_nodes
+SELECT node.execution_id, node.node_id, node.phase, node.closure, node.node_execution_metadata, node.input_uri,
+    node.started_at, node.node_execution_created_at, node.node_execution_updated_at, node.duration,
+    node.parent_node_id, node.parent_task_execution_id, node.error_kind, node.error_code, node.cache_status,
+    node.dynamic_workflow_remote_closure_reference, node.event_version, node.engine_state
+FROM unnest($1::bigint[], $2::text[]) AS wanted (execution_id, node_id)
+JOIN node_executions AS node USING (execution_id, node_id);
+
+-- name: load_live_nodes
+SELECT execution_id, node_id, phase, closure, node_execution_metadata, input_uri, started_at,
+    node_execution_created_at, node_execution_updated_at, duration, parent_node_id, parent_task_execution_id,
+    error_kind, error_code, cache_status, dynamic_workflow_remote_closure_reference, event_version, engine_state
+FROM node_executions AS node
+WHERE execution_id = $1
+    AND (
+        phase <> ALL($2::text[])
+        OR EXISTS (
+            SELECT FROM task_executions AS task
+            WHERE task.execution_id = node.execution_id AND task.node_id = node.node_id
+                AND task.phase <> ALL($3::text[])
+        )
+    )
+ORDER BY created_at, id;
+
+-- name: load_tasks
+SELECT task.execution_id, task.node_id, task.retry_attempt, task.name, task.version, task.project, task.domain,
+    task.phase, task.phase_version, task.closure, task.input_uri, task.started_at, task.task_execution_created_at,
+    task.task_execution_updated_at, task.duration, task.engine_state
+FROM unnest($1::bigint[], $2::text[]) AS wanted (execution_id, node_id)
+JOIN task_executions AS task USING (execution_id, node_id)
+ORDER BY task.retry_attempt;
+
+-- name: load_items
+SELECT item.execution_id, item.node_id, item.item_index, item.phase, item.attempt
+FROM unnest($1::bigint[], $2::text[]) AS wanted (execution_id, node_id)
+JOIN node_items AS item USING (execution_id, node_id);
+
+-- name: put_nodes
+INSERT INTO node_executions (
+    execution_id, node_id, phase, closure, node_execution_metadata, input_uri, started_at, node_execution_created_at,
+    node_execution_updated_at, duration, parent_node_id, parent_task_execution_id, error_kind, error_code,
+    cache_status, dynamic_workflow_remote_closure_reference, event_version, engine_state
+)
+SELECT *
+FROM unnest(
+    $1::bigint[], $2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::text[], $7::timestamptz[], $8::timestamptz[],
+    $9::timestamptz[], $10::bigint[], $11::text[], $12::bigint[], $13::text[], $14::text[], $15::text[], $16::text[],
+    $17::smallint[], $18::bytea[]
+)
+ON CONFLICT (execution_id, node_id) DO UPDATE
+SET phase = excluded.phase,
+    closure = excluded.closure,
+    node_execution_metadata = excluded.node_execution_metadata,
+    input_uri = excluded.input_uri,
+    started_at = excluded.started_at,
+    node_execution_created_at = excluded.node_execution_created_at,
+    node_execution_updated_at = excluded.node_execution_updated_at,
+    duration = excluded.duration,
+    parent_node_id = excluded.parent_node_id,
+    parent_task_execution_id = excluded.parent_task_execution_id,
+    error_kind = excluded.error_kind,
+    error_code = excluded.error_code,
+    cache_status = excluded.cache_status,
+    dynamic_workflow_remote_closure_reference = excluded.dynamic_workflow_remote_closure_reference,
+    event_version = excluded.event_version,
+    engine_state = excluded.engine_state,
+    updated_at = now();
+
+-- name: put_tasks
+INSERT INTO task_executions (
+    execution_id, node_id, retry_attempt, name, version, project, domain, phase, phase_version, closure, input_uri,
+    started_at, task_execution_created_at, task_execution_updated_at, duration, engine_state
+)
+SELECT *
+FROM unnest(
+    $1::bigint[], $2::text[], $3::integer[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+    $9::integer[], $10::bytea[], $11::text[], $12::timestamptz[], $13::timestamptz[], $14::timestamptz[],
+    $15::bigint[], $16::bytea[]
+)
+ON CONFLICT (execution_id, node_id, retry_attempt, name, version, project, domain) DO UPDATE
+SET phase = excluded.phase,
+    phase_version = excluded.phase_version,
+    closure = excluded.closure,
+    input_uri = excluded.input_uri,
+    started_at = excluded.started_at,
+    task_execution_created_at = excluded.task_execution_created_at,
+    task_execution_updated_at = excluded.task_execution_updated_at,
+    duration = excluded.duration,
+    engine_state = excluded.engine_state,
+    updated_at = now();
+
+-- name: put_items
+-- ranges in the order in which they were reported; of several that cover an item, the last one counts
+INSERT INTO node_items (
+    execution_id, node_id, item_index, attempt, system_failures, phase, cache_status, error, log_uri
+)
+SELECT DISTINCT ON (given.execution_id, given.node_id, item.index)
+    given.execution_id, given.node_id, item.index, given.attempt, given.system_failures, given.phase,
+    given.cache_status, given.error, given.log_uri
+FROM unnest(
+    $1::bigint[], $2::text[], $3::integer[], $4::integer[], $5::integer[], $6::integer[], $7::smallint[],
+    $8::smallint[], $9::bytea[], $10::text[]
+) WITH ORDINALITY AS given (
+    execution_id, node_id, first, last, attempt, system_failures, phase, cache_status, error, log_uri, ordinal
+),
+LATERAL generate_series(given.first, given.last) AS item (index)
+ORDER BY given.execution_id, given.node_id, item.index, given.ordinal DESC
+ON CONFLICT (execution_id, node_id, item_index) DO UPDATE
+SET attempt = excluded.attempt,
+    system_failures = excluded.system_failures,
+    phase = excluded.phase,
+    cache_status = excluded.cache_status,
+    error = excluded.error,
+    log_uri = excluded.log_uri,
+    updated_at = now();
+
+-- name: find_task_id
+SELECT id
+FROM task_executions
+WHERE execution_id = $1 AND node_id = $2 AND retry_attempt = $3
+    AND name = $4 AND version = $5 AND project = $6 AND domain = $7;
+
+-- name: exists_execution
+SELECT true
+FROM executions
+WHERE execution_project = $1 AND execution_domain = $2 AND execution_name = $3;
+
+-- name: abort_items
+UPDATE node_items
+SET phase = $2, updated_at = now()
+WHERE execution_id = $1 AND phase <> ALL($3::smallint[]);
