@@ -13,6 +13,7 @@ process is queued.
 from __future__ import annotations
 
 import asyncio
+import bisect
 import contextlib
 import os
 import signal
@@ -178,27 +179,32 @@ class LocalRuntime:
         attempt = _Attempt(key, pod, self._now())
         self._attempts[key] = attempt
         refusal = self._plan(attempt)
-        try:
-            record = Record(pod, attempt.created, self._directory.boot)
-            await asyncio.to_thread(self._directory.write, key, record)
-        except OSError as error:
-            del self._attempts[key]
-            attempt.failed = ResourceExhausted(f"the pod {key} could not be recorded: {error.strerror}")
-            raise attempt.failed from error
-        except BaseException as error:
-            # Nobody knows whether it was written; it is as if it had not been asked for.
-            del self._attempts[key]
-            attempt.failed = Unavailable(f"the start of pod {key} was interrupted: {type(error).__name__}")
-            await asyncio.shield(asyncio.to_thread(self._directory.remove, key))
-            raise
-        finally:
-            attempt.durable.set()
+        await self._record(attempt)
         if refusal is not None:
             await self._end(attempt, refusal)
             return
         self._queue.append(attempt)
         self._changed(attempt)
         self._admit()
+
+    async def _record(self, attempt: _Attempt) -> None:
+        """Make an attempt durable; cancelled, it is as if it had never been asked for."""
+        record = Record(attempt.pod, attempt.created, self._directory.boot)
+        writing = asyncio.create_task(asyncio.to_thread(self._directory.write, attempt.key, record))
+        try:
+            await asyncio.shield(writing)
+        except OSError as error:
+            attempt.failed = ResourceExhausted(f"the pod {attempt.key} could not be recorded: {error.strerror}")
+            raise attempt.failed from error
+        except asyncio.CancelledError:
+            attempt.failed = Unavailable(f"the start of the pod {attempt.key} was cancelled")
+            await asyncio.wait([writing])
+            await asyncio.to_thread(self._directory.remove, attempt.key)
+            raise
+        finally:
+            if attempt.failed is not None:
+                del self._attempts[attempt.key]
+            attempt.durable.set()
 
     async def get(self, namespace: str, name: str) -> Pod | None:
         """The pod with its status; None if there is none."""
@@ -223,7 +229,8 @@ class LocalRuntime:
         await self._ready()
         changes = _Changes()
         for attempt in self._attempts.values():
-            changes.add(attempt.key, self._shown(attempt))
+            if attempt.durable.is_set():
+                changes.add(attempt.key, self._shown(attempt))
         self._watchers.add(changes)
         try:
             while True:
@@ -259,11 +266,8 @@ class LocalRuntime:
             raise
 
     async def _delete(self, attempt: _Attempt, grace: timedelta | None) -> None:
-        if attempt.state is State.QUEUED or (attempt.state is State.LAUNCHING and attempt.link is None):
-            await self._end(attempt, self._outcome(137, "Deleted", "it was deleted before it started"))
-        else:
-            self._changed(attempt)
-            await self._terminate(attempt, grace if grace is not None else self._grace_of(attempt), "Deleted")
+        self._changed(attempt)
+        await self._terminate(attempt, grace if grace is not None else self._grace_of(attempt), "Deleted")
         await attempt.cleaned.wait()
         await asyncio.to_thread(self._directory.remove, attempt.key)
         del self._attempts[attempt.key]
@@ -282,6 +286,7 @@ class LocalRuntime:
             self._opened.set()
             raise
         properly = False
+        parts: list[asyncio.Task[None]] = []
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
@@ -407,10 +412,6 @@ class LocalRuntime:
             return
         if attempt.state is not State.LAUNCHING:
             return
-        if self._stopping:
-            attempt.state = State.QUEUED  # it never started, so it waits for the next run of the platform
-            self._live.pop(attempt.key, None)
-            return
         attempt.link = link
         attempt.tries += 1
         link.send(self._job(attempt, plan, python))
@@ -465,7 +466,15 @@ class LocalRuntime:
                     "tasks of an environment are spawned instead of forked", python=str(python), why=link.problem
                 )
             self._attach(link)
+            self._retire_others()
             return link
+
+    def _retire_others(self) -> None:
+        """Let go the zygotes whose environment, program or settings are not the present ones, once they are done."""
+        for link in self._links.values():
+            if not link.stopping and not self._usable(link, link.python):
+                link.stopping = True
+                link.send({"op": "retire"})
 
     async def _warm(self) -> None:
         try:
@@ -493,6 +502,7 @@ class LocalRuntime:
         for attempt in orphans:
             attempt.link = None
             await self._resolve(attempt)
+        link.resolved.set()
         if not self._stopping and not link.stopping and self._group is not None:
             self._group.create_task(self._warm(), name="warm the default environment")
         self._admit()
@@ -552,23 +562,31 @@ class LocalRuntime:
             log.warning("the end of a pod could not be recorded", pod=str(attempt.key), error=str(error))
 
     async def _terminate(self, attempt: _Attempt, grace: timedelta, reason: str) -> None:
-        """End an attempt's processes, and wait until nothing is left."""
-        seconds = grace.total_seconds()
-        link = attempt.link
-        if attempt.state is State.ENDED:
-            return
-        if link is not None:
-            link.send({"op": "end", "key": str(attempt.key), "grace": seconds, "reason": reason})
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds + _SETTLE_SECONDS):
-                    await attempt.ended.wait()
-                    return
-            log.warning("a zygote does not end an attempt, and is killed", pod=str(attempt.key), pid=link.pid)
-            zygote.send_signal(link.pid, signal.SIGKILL)
-            seconds = 0.0
-        if attempt.pid is not None:
-            await asyncio.to_thread(end_processes, attempt.pid, attempt.start, self._marker(attempt), seconds)
-        await attempt.ended.wait()
+        """End an attempt and its processes, and wait until nothing is left; its zygote may die meanwhile."""
+        deadline = time.monotonic() + grace.total_seconds()
+        while not attempt.ended.is_set():
+            link, seconds = attempt.link, max(0.0, deadline - time.monotonic())
+            if link is not None:
+                await self._terminate_by(link, attempt, seconds, reason)
+            elif attempt.pid is not None:
+                await asyncio.to_thread(end_processes, attempt.pid, attempt.start, self._marker(attempt), seconds)
+                await self._end(attempt, self._outcome(pods.UNKNOWN_CODE, reason, "it was ended by the platform"))
+            else:
+                await self._end(attempt, self._outcome(pods.UNKNOWN_CODE, reason, "it was ended before it started"))
+
+    async def _terminate_by(self, link: zygotes.Link, attempt: _Attempt, seconds: float, reason: str) -> None:
+        """Have a zygote end its attempt; returns when it did, or when the zygote is gone and the attempt resolved."""
+        link.send({"op": "end", "key": str(attempt.key), "grace": seconds, "reason": reason})
+        waits = [asyncio.create_task(event.wait()) for event in (attempt.ended, link.resolved)]
+        try:
+            done, _ = await asyncio.wait(waits, timeout=seconds + _SETTLE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                log.warning("a zygote does not end an attempt, and is killed", pod=str(attempt.key), pid=link.pid)
+                zygote.send_signal(link.pid, signal.SIGKILL)
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     def _marker(self, attempt: _Attempt) -> str:
         return self._directory.marker(attempt.key)
@@ -596,17 +614,19 @@ class LocalRuntime:
 
     def _put_back(self, attempt: _Attempt) -> None:
         """Queue an attempt, at its place, that never had a process."""
-        self._live.pop(attempt.key, None)
         if attempt.deleting is not None or attempt.tries >= _LAUNCH_TRIES:
-            attempt.state = State.LAUNCHING
             message = f"its process could not be started {attempt.tries} times: the zygotes of its environment ended"
             if self._group is not None:
                 outcome = self._outcome(pods.STARTED_NOT, "Lost", message)
                 self._group.create_task(self._end(attempt, outcome), name=f"end {attempt.key}")
             return
+        self._unlaunch(attempt)
+
+    def _unlaunch(self, attempt: _Attempt) -> None:
+        self._live.pop(attempt.key, None)
         attempt.state = State.QUEUED
         attempt.note = "waits for a slot"
-        self._queue.appendleft(attempt)
+        bisect.insort(self._queue, attempt, key=lambda each: each.created)
         self._changed(attempt)
 
     async def _bury(self, attempt: _Attempt, process: Mapping[str, Any]) -> None:
@@ -653,10 +673,10 @@ class LocalRuntime:
                 continue
             await self._resolve(attempt)
         await asyncio.to_thread(self._directory.clean_others, set(self._live))
-        for link in list(self._links.values()):
-            if not any(self._usable(link, python) for python in (self._python, *self._images.values())):
-                link.stopping = True
-                link.send({"op": "retire"})
+        for key_text, link in running.items():
+            if Key(*key_text.split("/", 1)) not in self._attempts:
+                link.send({"op": "end", "key": key_text, "grace": 0.0, "reason": "Deleted"})
+        self._retire_others()
         if found:
             log.info("pods of an earlier run were taken over", pods=len(found), live=len(self._live))
         self._admit()
@@ -664,6 +684,9 @@ class LocalRuntime:
     async def _drain(self) -> None:
         """Wait for what runs, end what is left, and let the zygotes go."""
         self._stopping = True
+        for attempt in list(self._live.values()):
+            if attempt.link is None and attempt.pid is None:  # has no process, so it waits for the next run
+                self._unlaunch(attempt)
         if self._live:
             log.info("waiting for running pods", pods=len(self._live), grace_seconds=self._grace.total_seconds())
             await self._until_ended(self._grace.total_seconds())
@@ -671,7 +694,7 @@ class LocalRuntime:
         if left:
             log.warning("ending pods that did not finish in time", pods=len(left))
             stop = timedelta(seconds=_STOP_SECONDS)
-            await asyncio.gather(*(self._shut_down(attempt, stop) for attempt in left))
+            await asyncio.gather(*(self._terminate(attempt, stop, "Shutdown") for attempt in left))
         for link in list(self._links.values()):
             link.send({"op": "retire"})
         if self._attending:
@@ -679,14 +702,6 @@ class LocalRuntime:
         for link in list(self._links.values()):
             log.warning("a zygote does not end, and is killed", zygote=link.name, pid=link.pid)
             zygote.send_signal(link.pid, signal.SIGKILL)
-
-    async def _shut_down(self, attempt: _Attempt, grace: timedelta) -> None:
-        if attempt.link is None and attempt.outcome is None and attempt.state is not State.ENDED:
-            if attempt.pid is not None:
-                marker = self._marker(attempt)
-                await asyncio.to_thread(end_processes, attempt.pid, attempt.start, marker, grace.total_seconds())
-            await self._end(attempt, self._outcome(pods.UNKNOWN_CODE, "Shutdown", "the platform was stopped"))
-        await self._terminate(attempt, grace, "Shutdown")
 
     async def _until_ended(self, seconds: float) -> None:
         """Wait until nothing is live, at most for `seconds` of the clock."""

@@ -6,6 +6,7 @@ Pure.  A pod is a V1Pod in Kubernetes' JSON form.  Source: Kubernetes' pod API a
 from __future__ import annotations
 
 import enum
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -179,7 +180,7 @@ def _resources(container: Mapping[str, Any], machine: Machine) -> tuple[int, lis
     asked: dict[str, int] = {}
     for name, text in {**limits, **requests}.items():
         try:
-            asked[name] = int(quantity.parse(str(text)).__ceil__())
+            asked[name] = math.ceil(quantity.parse(str(text)))
         except ValueError as error:
             raise Refused("StartError", f"the request for {name} is malformed: {error}") from error
     for name, amount in asked.items():

@@ -76,7 +76,6 @@ class Process(NamedTuple):
 
     pid: int
     parent: int
-    session: int
     state: str
     start: int
     cpu_seconds: float
@@ -92,7 +91,7 @@ def process(pid: int) -> Process | None:
         return None
     fields = line[line.rindex(b")") + 2 :].split()
     used = sum(int(field) for field in fields[11:15])
-    return Process(pid, int(fields[1]), int(fields[3]), fields[0].decode(), int(fields[19]), used / _TICKS)
+    return Process(pid, int(fields[1]), fields[0].decode(), int(fields[19]), used / _TICKS)
 
 
 def processes() -> dict[int, Process]:
@@ -138,13 +137,13 @@ def marked(table: Iterable[int], marker: str) -> list[int]:
 
 
 def members(pid: int, start: int, marker: str) -> dict[int, Process]:
-    """Everything that still runs of an attempt whose first process was (`pid`, `start`): tree, session and marker."""
+    """Everything that still runs of an attempt whose first process was (`pid`, `start`): its tree and its marker.
+
+    While that process lives, all that it started is below it, since it is a subreaper.  Afterwards the marker tells.
+    """
     table = {each.pid: each for each in processes().values() if each.state not in "ZX"}
     first = table.get(pid)
     roots = [pid] if first is not None and first.start == start else []
-    # A session outlives its leader, and its number is not given to a new process while the session has members.
-    if first is None or first.start == start:
-        roots.extend(each.pid for each in table.values() if each.session == pid)
     roots.extend(marked(table, marker))
     found = descendants(table, roots)
     found.pop(os.getpid(), None)
@@ -889,6 +888,7 @@ class Zygote:
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._name: str = settings["name"]
+        self._python: str = settings["python"]
         self._warm_wanted: int = settings["warm"]
         self._outlive: float = settings["outlive"]
         self._grace: float = settings["grace"]
@@ -932,6 +932,7 @@ class Zygote:
             self._preloaded.path = list(sys.path)
             self._preloaded.problem = "importing flytekit starts threads in this environment"
         self._preloaded.settle()
+        self._alone_since = time.monotonic()
         try:
             while not (self._finished() or self._alone_too_long()):
                 self._turn()
@@ -1018,6 +1019,7 @@ class Zygote:
             {
                 "op": "hello",
                 "protocol": PROTOCOL,
+                "python": self._python,
                 "flytekit": self._preloaded.version,
                 "problem": self._preloaded.problem,
                 "stopping": self._retired or self._stopping,

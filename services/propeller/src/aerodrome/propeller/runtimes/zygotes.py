@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -65,9 +66,10 @@ class Settings:
     cache: Path
     cache_limit_bytes: int
 
-    def written(self) -> Message:
+    def written(self, python: Path) -> Message:
         """The form that the zygote reads."""
         return {
+            "python": str(python),
             "warm": self.warm,
             "outlive": self.outlive_seconds,
             "grace": self.grace_seconds,
@@ -76,10 +78,25 @@ class Settings:
         }
 
     def kind(self, python: Path) -> str:
-        """The name of what these settings, this Python and the present program make."""
-        program = Path(zygote.__file__).read_bytes()
-        text = json.dumps([str(python), self.written()], sort_keys=True)
-        return hashlib.sha256(program + text.encode()).hexdigest()[:12]
+        """The name of what these settings, the present program, this Python and what is installed in it make."""
+        text = json.dumps([_program(), self.written(python), _installed(python)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@functools.cache
+def _program() -> str:
+    return hashlib.sha256(Path(zygote.__file__).read_bytes()).hexdigest()
+
+
+def _installed(python: Path) -> list[tuple[str, int]]:
+    """What changes when a package is installed into an environment or removed from it."""
+    return [(folder, os.stat(folder).st_mtime_ns) for folder in _package_folders(python) if os.path.isdir(folder)]
+
+
+@functools.cache
+def _package_folders(python: Path) -> tuple[str, ...]:
+    patterns = ("lib/python3*/site-packages", "lib/python3*/dist-packages")
+    return tuple(sorted(str(folder) for pattern in patterns for folder in python.parent.parent.glob(pattern)))
 
 
 class Link:
@@ -89,11 +106,14 @@ class Link:
         self.name = name
         self.pid = pid
         self.start = start
+        self.python = Path(hello["python"])
         self.problem: str | None = hello["problem"]
         self.stopping: bool = hello["stopping"] or hello["protocol"] != zygote.PROTOCOL
         self.running: dict[str, Message] = {each["key"]: each for each in hello["running"]}
         """The attempts that it had when it said hello, by key."""
         self.lost = False
+        self.resolved = asyncio.Event()
+        """Set when it is gone and each of its attempts was put where it belongs."""
         self._reader, self._writer = streams
         self._child = child
 
@@ -155,7 +175,7 @@ def _spawn(directory: Path, python: Path, settings: Settings, name: str) -> Chil
     }
     with (directory / f"{name}.log").open("wb") as output:
         return subprocess.Popen(
-            [str(python), zygote.__file__, json.dumps({"name": name, **settings.written()})],
+            [str(python), zygote.__file__, json.dumps({"name": name, **settings.written(python)})],
             cwd=directory,
             env=environment,
             stdin=subprocess.DEVNULL,
