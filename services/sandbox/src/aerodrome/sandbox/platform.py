@@ -1,0 +1,216 @@
+"""The whole platform in one process: embedded PostgreSQL, local store, admin, propeller, one public port.
+
+Source: design.md, sections 1 and 4.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from aiohttp import web
+
+from aerodrome import console
+from aerodrome.admin import gateway
+from aerodrome.admin.main import Admin
+from aerodrome.plugins.api import TaskContext
+from aerodrome.plugins.names import generated_name, pod_name
+from aerodrome.propeller.main import Propeller, local_runtime
+from aerodrome.sandbox.config import SandboxConfig
+from aerodrome.stdlib import http
+from aerodrome.stdlib.clock import SystemClock
+from aerodrome.stdlib.logger import get_logger
+from aerodrome.stdlib.postgres.database import Database, create_if_missing
+from aerodrome.stdlib.postgres.embedded import EmbeddedPostgres
+from aerodrome.stdlib.postgres.migrations import migrate
+from aerodrome.stdlib.rpc.direct import DirectChannel
+from aerodrome.stdlib.rpc.oneport import OnePort
+from aerodrome.stdlib.rpc.runtime_dir import runtime_dir
+from aerodrome.stdlib.rpc.server import RpcServer
+from aerodrome.stdlib.storage import LocalSigner, Storage, open_storage
+from aerodrome.stdlib.storage.http import routes as storage_routes
+from aerodrome.stdlib.storage.local import LocalStorage
+from aerodrome.stdlib.telemetry import LoopLag, Telemetry
+
+log = get_logger(__name__)
+
+_DATABASE = "aerodrome"
+_MIGRATIONS = "aerodrome.admin.migrations"
+
+
+class Platform:
+    """An instance; `run` works until cancelled, and calls `on_ready` with the port once everything answers."""
+
+    def __init__(self, config: SandboxConfig, on_ready: Callable[[int], None]) -> None:
+        self._config = config
+        self._on_ready = on_ready
+        self._clock = SystemClock()
+        self._port = config.port
+
+    async def run(self) -> None:
+        """Start everything, work until cancelled, drain, and stop what this process started."""
+        config = self._config
+        async with AsyncExitStack() as stack:
+            dsn = await stack.enter_async_context(self._database())
+            database = await stack.enter_async_context(
+                Database(dsn, min_size=2, max_size=20, application_name="aerodrome")
+            )
+            await migrate(database, _MIGRATIONS, service="admin")
+            signer = LocalSigner(_signing_key(config.data_dir), self._public_url, self._clock)
+            storage = await stack.enter_async_context(
+                open_storage(config.admin.storage, clock=self._clock, signer=signer)
+            )
+            telemetry = Telemetry(config.admin.otel)
+            admin = Admin(
+                config.admin,
+                database=database,
+                storage=storage,
+                clock=self._clock,
+                public_url=self._public_url,
+                telemetry=telemetry,
+            )
+            socket = runtime_dir(config.data_dir) / "grpc.sock"
+            server = RpcServer(
+                address=f"unix:{socket}", max_message_bytes=config.admin.server.grpc.max_message_size_bytes or 64 << 20
+            )
+            for add_to_server, servicer in admin.services():
+                server.add(add_to_server, servicer)
+            channel = DirectChannel([server])
+            runtime_directory = config.propeller.propeller.runtime.directory
+            assert runtime_directory is not None
+            lag = LoopLag()
+            app = self._http(server, channel, storage, signer, telemetry, runtime_directory)
+            async with http.serving(app) as protocol_factory:
+                port = OnePort(config.host, config.port, socket, protocol_factory)
+                await port.start()
+                self._port = port.port
+                stack.push_async_callback(port.stop)
+                await server.start()
+                stack.push_async_callback(server.stop)
+                runtime = local_runtime(config.propeller, runtime_directory, self._task_environment(), self._clock)
+                propeller = Propeller(
+                    config.propeller,
+                    channel=channel,
+                    storage=storage,
+                    runtime=runtime,
+                    clock=self._clock,
+                    holder=f"sandbox:{config.data_dir}",
+                    log_uri=self._log_uri,
+                )
+                async with asyncio.TaskGroup() as group:
+                    admin_task = group.create_task(admin.run(), name="admin")
+                    group.create_task(lag.run(), name="loop lag")
+                    propeller_task = group.create_task(propeller.run(), name="propeller")
+                    self._on_ready(port.port)
+                    try:
+                        await asyncio.get_running_loop().create_future()
+                    finally:
+                        # The data plane first: its last appends and its hand-back need the control plane.
+                        await server.set_serving(False)
+                        propeller_task.cancel()
+                        await asyncio.wait([propeller_task])
+                        admin_task.cancel()
+
+    @asynccontextmanager
+    async def _database(self) -> AsyncIterator[str]:
+        postgres = self._config.admin.database.postgres
+        if not self._config.embedded_database:
+            password = postgres.password.get_secret_value()
+            if postgres.password_path is not None:
+                password = postgres.password_path.read_text().strip()
+            credentials = quote(postgres.username, safe="") + (f":{quote(password, safe='')}" if password else "")
+            options = f"?{postgres.options.replace(' ', '&')}" if postgres.options else ""
+            server = f"postgresql://{credentials}@{postgres.host}:{postgres.port}/postgres{options}"
+            yield await create_if_missing(server, postgres.dbname)
+            return
+        embedded = EmbeddedPostgres(self._config.data_dir / "postgres")
+        async with embedded:
+            watch = asyncio.create_task(embedded.run(), name="postgres")
+            try:
+                yield await create_if_missing(embedded.dsn(), _DATABASE)
+            finally:
+                watch.cancel()
+                await asyncio.wait([watch])
+
+    def _http(
+        self,
+        server: RpcServer,
+        channel: DirectChannel,
+        storage: Storage,
+        signer: LocalSigner,
+        telemetry: Telemetry,
+        runtime_directory: Path,
+    ) -> web.Application:
+        app = web.Application(
+            middlewares=[*http.middlewares()],
+            client_max_size=self._config.admin.server.grpc.max_message_size_bytes or 64 << 20,
+        )
+        app.add_routes(gateway.routes(server.registry))
+        if isinstance(storage, LocalStorage):
+            app.add_routes(storage_routes(storage, signer))
+
+        async def read_log(project: str, domain: str, execution: str, node: str, attempt: int) -> str | None:
+            path = _log_path(runtime_directory, project, domain, execution, node, attempt)
+            return await asyncio.to_thread(_read_tail, path)
+
+        app.add_routes(console.routes(channel, read_log=read_log))
+
+        async def metrics(_: web.Request) -> web.Response:
+            return web.Response(body=telemetry.render(), content_type="text/plain")
+
+        app.router.add_get("/metrics", metrics)
+        return app
+
+    def _public_url(self) -> str:
+        host = self._config.host if self._config.host not in ("0.0.0.0", "::") else "localhost"
+        return f"http://{f'[{host}]' if ':' in host else host}:{self._port}"
+
+    def _task_environment(self) -> dict[str, str]:
+        return {
+            "FLYTE_PLATFORM_URL": self._public_url().removeprefix("http://"),
+            "FLYTE_PLATFORM_INSECURE": "true",
+        }
+
+    def _log_uri(self, context: TaskContext, path: str) -> str:
+        execution = context.execution_id
+        return (
+            f"{self._public_url()}/console/logs?project={quote(execution.project)}&domain={quote(execution.domain)}"
+            f"&execution={quote(execution.name)}&node={quote(context.node_id)}&attempt={context.attempt}"
+        )
+
+
+def _signing_key(data_dir: Path) -> bytes:
+    """The secret behind signed URLs, made once per data directory."""
+    path = data_dir / "signing.key"
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        key = secrets.token_bytes(32)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(key)
+        return key
+
+
+def _log_path(
+    runtime_directory: Path, project: str, domain: str, execution: str, node: str, attempt: int
+) -> Path | None:
+    namespace = f"{project}-{domain}"
+    name = pod_name(generated_name(execution, node, attempt))
+    if "/" in namespace or ".." in namespace:
+        return None
+    return runtime_directory / "logs" / namespace / f"{name}.log"
+
+
+def _read_tail(path: Path | None, most: int = 4 << 20) -> str | None:
+    if path is None or not path.is_file():
+        return None
+    with path.open("rb") as file:
+        size = path.stat().st_size
+        file.seek(max(size - most, 0))
+        return file.read().decode(errors="replace")
