@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from aerodrome.admin.journal_config import JournalConfig
 from aerodrome.stdlib.config import (
     Duration,
     LoggerConfig,
@@ -203,6 +204,10 @@ class RegistrationConfig(Section):
     max_annotation_entries: int = Field(default=0, ge=0)
     workflow_size_limit: Quantity | Literal[""] = ""
     """Largest serialized workflow closure, as a quantity of bytes; empty is no limit."""
+    max_entity_bytes: int = Field(default=16 * 2**20, ge=0)
+    """Largest task or launch plan, serialized; 0 is no limit."""
+    max_execution_spec_bytes: int = Field(default=2**20, ge=0)
+    """Largest specification of an execution, without its inputs; 0 is no limit."""
     inline_compile_bytes: int = Field(default=200_000, ge=0)
     """Requests larger than this are compiled in a process of their own, so that the service goes on answering."""
     compile_workers: int = Field(default=1, ge=1)
@@ -338,6 +343,7 @@ class AdminConfig(Section):
     namespace_mapping: NamespaceMapping = NamespaceMapping()
     clusters: ClustersConfig = ClustersConfig()
     cluster_pools: ClusterPoolsConfig = ClusterPoolsConfig()
+    journal: JournalConfig = JournalConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     notifications: NotificationsConfig = NotificationsConfig()
     logger: LoggerConfig = LoggerConfig()

@@ -7,7 +7,7 @@ Source: spec/control-plane.md, sections 4.1 and 4.3 to 4.10.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Protocol
 
 from flyteidl.admin.cluster_assignment_pb2 import ClusterAssignment
@@ -63,8 +63,8 @@ def check_address(request: ExecutionCreateRequest) -> None:
         check_execution_name(request.name)
 
 
-def check_spec(request: ExecutionCreateRequest, inputs: LiteralMap) -> None:
-    """The specification and `inputs` are well formed."""
+def check_spec(request: ExecutionCreateRequest, inputs: LiteralMap, *, again: bool = False) -> None:
+    """The specification and `inputs` are well formed; `again`: it is that of an earlier execution, with its labels."""
     if not request.HasField("spec"):
         raise missing("spec")
     spec = request.spec
@@ -82,7 +82,8 @@ def check_spec(request: ExecutionCreateRequest, inputs: LiteralMap) -> None:
         )
     check_literals("inputs", inputs)
     check_notifications(spec.notifications.notifications)
-    check_labels(spec.labels.values)
+    if not again:
+        check_labels(spec.labels.values)
     for tag in spec.tags:
         if not tag:
             raise missing("tag")
@@ -191,11 +192,10 @@ def resolve_spec(spec: ExecutionSpec, config: WorkflowExecutionConfig, caller: C
         run_as.execution_identity = caller.user_id
 
 
-def add_missing(values: Mapping[str, str], to: Labels) -> None:
+def add_missing(values: Mapping[str, str], to: MutableMapping[str, str]) -> None:
     """Add those of `values` to `to` whose keys it does not have."""
     for key, value in values.items():
-        if key not in to.values:
-            to.values[key] = value
+        to.setdefault(key, value)
 
 
 def check_entries(what: str, count: int, limit: int) -> None:

@@ -96,6 +96,18 @@ def check_identifier(identifier: Identifier, resource_type: int) -> None:
     _check_fields(identifier, ("project", "domain", "name", "version"))
 
 
+def check_key_texts(identifier: Identifier) -> None:
+    """What there is of `identifier` can be looked up; it need not be complete."""
+    for field in ("project", "domain", "name", "version"):
+        check_text(field, getattr(identifier, field))
+
+
+def check_size(what: str, size_bytes: int, limit_bytes: int) -> None:
+    """A message is not larger than its setting permits (0: any size)."""
+    if 0 < limit_bytes < size_bytes:
+        raise InvalidArgument(f"the {what} is too large: {size_bytes} bytes, at most {limit_bytes} are allowed")
+
+
 def check_named_entity_id(identifier: NamedEntityIdentifier) -> None:
     """`identifier` names an entity, whatever its version."""
     if not identifier.ByteSize():

@@ -167,6 +167,9 @@ CREATE TABLE executions (
     error_code text,
     "user" text NOT NULL DEFAULT '',
     state smallint NOT NULL DEFAULT 0 CHECK (state IN (0, 1)),
+    -- flyteidl.admin.ExecutionClosure with nothing but state_change_details; readers append it to `closure`, which never
+    -- holds them, so that archiving and folding do not write the same value
+    state_change bytea NOT NULL DEFAULT '',
     UNIQUE (execution_project, execution_domain, execution_name)
 );
 CREATE INDEX executions_by_creation ON executions (execution_project, execution_domain, state, created_at, execution_id);

@@ -1,0 +1,56 @@
+"""Rows of matchable attributes, and what a launch has to know of its surroundings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aerodrome.admin.domain.attributes import AttributeRow
+from aerodrome.admin.domain.projects import ProjectFacts
+from aerodrome.stdlib.postgres.database import Connection
+from aerodrome.stdlib.postgres.queries import load_queries
+
+_SQL = load_queries(__package__, "resources.sql")
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What surrounds a launch right now, and the id that its execution is going to have."""
+
+    execution_id: int
+    project: ProjectFacts | None
+    attributes: tuple[AttributeRow, ...]
+
+
+class ResourceRepository:
+    """Matchable attributes, on one connection."""
+
+    def __init__(self, conn: Connection) -> None:
+        self._conn = conn
+
+    async def matching(
+        self, project: str, domain: str, workflow: str = "", launch_plan: str = ""
+    ) -> tuple[AttributeRow, ...]:
+        """The rows of every kind and level that may apply."""
+        rows = await self._conn.fetch(_SQL.matching, project, domain, workflow, launch_plan)
+        return tuple(AttributeRow(*row) for row in rows)
+
+    async def situation(
+        self,
+        project: str,
+        domain: str,
+        *,
+        workflow_project: str = "",
+        workflow_domain: str = "",
+        workflow: str = "",
+        launch_plan: str = "",
+    ) -> Situation:
+        """What surrounds the launch of a workflow into `project` and `domain`."""
+        row = await self._conn.fetchrow(
+            _SQL.situation, project, workflow_project, domain, workflow_domain, workflow, launch_plan
+        )
+        assert row is not None
+        return Situation(
+            execution_id=row["execution_id"],
+            project=None if row["state"] is None else ProjectFacts(state=row["state"], labels=row["labels"]),
+            attributes=tuple(AttributeRow(*each) for each in row["attributes"]),
+        )

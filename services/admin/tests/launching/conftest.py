@@ -1,0 +1,171 @@
+"""The whole servicer as a client sees it, on a database and a store of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flyteidl.admin import execution_pb2, launch_plan_pb2, task_pb2, workflow_pb2
+from flyteidl.core import interface_pb2, literals_pb2, types_pb2
+from flyteidl.core.identifier_pb2 import Identifier, ResourceType
+from flyteidl.service.admin_pb2_grpc import AdminServiceStub, add_AdminServiceServicer_to_server
+
+from aerodrome.admin.config import AdminConfig
+from aerodrome.admin.managers.compiling import Compiler
+from aerodrome.admin.managers.data import DataManager
+from aerodrome.admin.managers.executions import ExecutionManager
+from aerodrome.admin.managers.launch_plans import LaunchPlanManager
+from aerodrome.admin.managers.named_entities import NamedEntityManager
+from aerodrome.admin.managers.projects import ProjectManager
+from aerodrome.admin.managers.reading import ReadingManager
+from aerodrome.admin.managers.tasks import TaskManager
+from aerodrome.admin.managers.workflows import WorkflowManager
+from aerodrome.admin.rpc.admin import AdminRpcs, Managers
+from aerodrome.stdlib.clock import ManualClock
+from aerodrome.stdlib.postgres.database import Database
+from aerodrome.stdlib.postgres.testing import ServerForTests, fresh_database, postgres_server
+from aerodrome.stdlib.rpc.direct import DirectChannel
+from aerodrome.stdlib.rpc.registry import Registry
+from aerodrome.stdlib.storage.local import LocalStorage
+
+__all__ = ["postgres_server"]
+
+
+PROJECT, DOMAIN = "flytesnacks", "development"
+
+
+class Build:
+    """Requests as clients send them."""
+
+    @staticmethod
+    def identifier(kind: ResourceType, name: str, version: str = "v1", project: str = PROJECT) -> Identifier:
+        return Identifier(resource_type=kind, project=project, domain=DOMAIN, name=name, version=version)
+
+    @staticmethod
+    def task_request(name: str = "t", version: str = "v1") -> task_pb2.TaskCreateRequest:
+        """A container task from an integer `a` to an integer `o`."""
+        request = task_pb2.TaskCreateRequest(id=Build.identifier(ResourceType.TASK, name, version))
+        template = request.spec.template
+        template.type = "python-task"
+        template.metadata.runtime.version = "1.0"
+        template.interface.inputs.variables["a"].type.simple = types_pb2.INTEGER
+        template.interface.outputs.variables["o"].type.simple = types_pb2.INTEGER
+        template.container.image = "python:3.11"
+        template.container.args.append("run")
+        return request
+
+    @staticmethod
+    def workflow_request(name: str = "w", version: str = "v1", task: str = "t") -> workflow_pb2.WorkflowCreateRequest:
+        """A workflow that hands its integer `a` to one task and gives back what that gives."""
+        request = workflow_pb2.WorkflowCreateRequest(id=Build.identifier(ResourceType.WORKFLOW, name, version))
+        template = request.spec.template
+        template.interface.inputs.variables["a"].type.simple = types_pb2.INTEGER
+        template.interface.outputs.variables["o"].type.simple = types_pb2.INTEGER
+        node = template.nodes.add(id="n0")
+        node.task_node.reference_id.CopyFrom(Build.identifier(ResourceType.TASK, task))
+        binding = node.inputs.add(var="a")
+        binding.binding.promise.node_id = ""
+        binding.binding.promise.var = "a"
+        output = template.outputs.add(var="o")
+        output.binding.promise.node_id = "n0"
+        output.binding.promise.var = "o"
+        return request
+
+    @staticmethod
+    def launch_plan_request(
+        name: str = "lp", version: str = "v1", workflow: str = "w", default: int | None = None
+    ) -> launch_plan_pb2.LaunchPlanCreateRequest:
+        request = launch_plan_pb2.LaunchPlanCreateRequest(id=Build.identifier(ResourceType.LAUNCH_PLAN, name, version))
+        request.spec.workflow_id.CopyFrom(Build.identifier(ResourceType.WORKFLOW, workflow))
+        if default is not None:
+            parameter = request.spec.default_inputs.parameters["a"]
+            parameter.var.CopyFrom(Build.variable(types_pb2.INTEGER))
+            parameter.default.CopyFrom(Build.integer(default))
+        return request
+
+    @staticmethod
+    def variable(simple: types_pb2.SimpleType) -> interface_pb2.Variable:
+        return interface_pb2.Variable(type=types_pb2.LiteralType(simple=simple))
+
+    @staticmethod
+    def integer(value: int) -> literals_pb2.Literal:
+        return literals_pb2.Literal(scalar=literals_pb2.Scalar(primitive=literals_pb2.Primitive(integer=value)))
+
+    @staticmethod
+    def execution_request(
+        name: str = "e1", launch: Identifier | None = None, a: int | None = 1
+    ) -> execution_pb2.ExecutionCreateRequest:
+        request = execution_pb2.ExecutionCreateRequest(project=PROJECT, domain=DOMAIN, name=name)
+        request.spec.launch_plan.CopyFrom(launch or Build.identifier(ResourceType.LAUNCH_PLAN, "lp"))
+        if a is not None:
+            request.inputs.literals["a"].CopyFrom(Build.integer(a))
+        return request
+
+
+class Announced:
+    """Remembers which clusters were told about work."""
+
+    def __init__(self) -> None:
+        self.clusters: list[str] = []
+
+    def work_available(self, cluster: str) -> None:
+        self.clusters.append(cluster)
+
+
+@dataclass
+class Platform:
+    """A control plane for one test."""
+
+    stub: Any
+    database: Database
+    storage: LocalStorage
+    clock: ManualClock
+    config: AdminConfig
+    announced: Announced = field(default_factory=Announced)
+
+
+@pytest.fixture
+async def database(postgres_server: ServerForTests) -> AsyncIterator[Database]:
+    async with fresh_database(postgres_server, "aerodrome.admin.migrations", service="admin") as database:
+        yield database
+
+
+@pytest.fixture
+def config() -> AdminConfig:
+    """The settings of the test's control plane; a test module may override it."""
+    return AdminConfig.model_validate({"flyte": {"admin": {"seed_projects": ["flytesnacks"]}}})
+
+
+@pytest.fixture
+async def platform(database: Database, tmp_path: Path, config: AdminConfig) -> AsyncIterator[Platform]:
+    clock = ManualClock()
+    async with LocalStorage(str(tmp_path / "store")) as storage:
+        announced = Announced()
+        limits = config.registration
+        compiler = Compiler(inline_bytes=limits.inline_compile_bytes, workers=limits.compile_workers)
+        workflows = WorkflowManager(database, storage, clock, config, compiler)
+        managers = Managers(
+            projects=ProjectManager(database, config),
+            tasks=TaskManager(database, clock, config),
+            workflows=workflows,
+            launch_plans=LaunchPlanManager(database, clock, config),
+            names=NamedEntityManager(database),
+            executions=ExecutionManager(database, storage, clock, config, workflows=workflows, announcer=announced),
+            reading=ReadingManager(database),
+            data=DataManager(database, storage, config.remote_data),
+        )
+        await managers.projects.seed()
+        registry = Registry()
+        registry.add(add_AdminServiceServicer_to_server, AdminRpcs(managers))
+        async with DirectChannel([registry]) as channel:
+            yield Platform(AdminServiceStub(channel), database, storage, clock, config, announced)
+        await compiler.close()
+
+
+@pytest.fixture
+def build() -> type[Build]:
+    """How tests make requests."""
+    return Build
