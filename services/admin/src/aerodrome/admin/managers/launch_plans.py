@@ -144,7 +144,7 @@ class LaunchPlanManager:
             await _announce(Outbox(conn), request.id, request.state)
 
 
-async def _announce(outbox: Outbox, identifier: Identifier, state: int) -> None:
+async def _announce(outbox: Outbox, identifier: Identifier, state: LaunchPlanState) -> None:
     await outbox.add(
         TOPIC,
         f"{identifier.project}:{identifier.domain}:{identifier.name}",

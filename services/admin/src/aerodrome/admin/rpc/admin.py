@@ -34,9 +34,7 @@ class Managers:
     data: DataManager
 
 
-class AdminRpcs(  # type: ignore[misc]  # the generated base declares its methods without types
-    RegistrationRpcs, ProjectRpcs, LaunchingRpcs, ReadingRpcs, AdminServiceServicer
-):
+class AdminRpcs(RegistrationRpcs, ProjectRpcs, LaunchingRpcs, ReadingRpcs, AdminServiceServicer):
     """The servicer of flyteidl.service.AdminService."""
 
     def __init__(self, managers: Managers) -> None:
