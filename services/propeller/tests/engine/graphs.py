@@ -1,0 +1,264 @@
+"""Random workflows for the engine's tests, and a world that carries out what the engine wants."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from flyteidl.core import compiler_pb2, identifier_pb2, workflow_pb2
+
+from aerodrome.plugins.api import ErrorKind, Failure
+from aerodrome.propeller.engine.engine import Engine
+from aerodrome.propeller.engine.graph import END, START, Closure, NodeKind
+from aerodrome.propeller.engine.phases import TERMINAL, NodePhase, TaskPhase, WorkflowPhase
+from aerodrome.propeller.engine.state import (
+    Abort,
+    Finalize,
+    NodeState,
+    NodeTransition,
+    Prepare,
+    SavedNode,
+    SavedWorkflow,
+    Start,
+    TaskTransition,
+    Transition,
+    WorkflowTransition,
+)
+
+
+def identifier(name: str, resource_type: int = identifier_pb2.WORKFLOW) -> identifier_pb2.Identifier:
+    return identifier_pb2.Identifier(
+        resource_type=resource_type,  # type: ignore[arg-type]
+        project="p",
+        domain="d",
+        name=name,
+        version="v",
+    )
+
+
+@dataclass
+class Shape:
+    """How large and how nested a random workflow is."""
+
+    nodes: int = 8
+    depth: int = 2
+    failure_nodes: bool = True
+
+
+def random_closure(rng: random.Random, shape: Shape) -> Closure:
+    """A closure with tasks, sub-workflows and branches, as the compiler would give it."""
+    closure = compiler_pb2.CompiledWorkflowClosure()
+    closure.tasks.add().template.id.CopyFrom(identifier("task", identifier_pb2.TASK))
+    _fill(rng, shape, closure, closure.primary, "w", shape.depth)
+    return Closure(closure)
+
+
+def _fill(
+    rng: random.Random,
+    shape: Shape,
+    closure: compiler_pb2.CompiledWorkflowClosure,
+    workflow: compiler_pb2.CompiledWorkflow,
+    name: str,
+    depth: int,
+) -> None:
+    template = workflow.template
+    template.id.CopyFrom(identifier(name))
+    if rng.random() < 0.4:
+        template.metadata.on_failure = workflow_pb2.WorkflowMetadata.FAIL_AFTER_EXECUTABLE_NODES_COMPLETE
+    template.nodes.add(id=START)
+    template.nodes.add(id=END)
+    count = rng.randint(1, shape.nodes)
+    for number in range(count):
+        node = template.nodes.add(id=f"n{number}")
+        _target(rng, shape, closure, node, f"{name}-{number}", depth)
+        earlier = [f"n{before}" for before in range(number) if rng.random() < 0.35]
+        for upstream in earlier or [START]:
+            _edge(workflow, upstream, node.id)
+    for number in range(count):
+        if not workflow.connections.downstream[f"n{number}"].ids:
+            _edge(workflow, f"n{number}", END)
+    if shape.failure_nodes and rng.random() < 0.3:
+        template.failure_node.id = "efn"
+        template.failure_node.task_node.reference_id.CopyFrom(identifier("task", identifier_pb2.TASK))
+
+
+def _target(
+    rng: random.Random,
+    shape: Shape,
+    closure: compiler_pb2.CompiledWorkflowClosure,
+    node: workflow_pb2.Node,
+    name: str,
+    depth: int,
+) -> None:
+    kind = rng.random()
+    if depth > 0 and kind < 0.2:
+        inner = closure.sub_workflows.add()
+        _fill(rng, shape, closure, inner, name, depth - 1)
+        node.workflow_node.sub_workflow_ref.CopyFrom(inner.template.id)
+    elif depth > 0 and kind < 0.4:
+        block = node.branch_node.if_else
+        block.case.condition.comparison.left_value.primitive.boolean = True
+        block.case.then_node.id = f"{node.id}-then"
+        _target(rng, shape, closure, block.case.then_node, f"{name}-t", depth - 1)
+        block.else_node.id = f"{node.id}-else"
+        _target(rng, shape, closure, block.else_node, f"{name}-e", depth - 1)
+    else:
+        node.task_node.reference_id.CopyFrom(identifier("task", identifier_pb2.TASK))
+        node.metadata.retries.retries = rng.randint(0, 2)
+        if rng.random() < 0.2:
+            node.metadata.timeout.seconds = 10
+
+
+def _edge(workflow: compiler_pb2.CompiledWorkflow, upstream: str, downstream: str) -> None:
+    workflow.connections.downstream[upstream].ids.append(downstream)
+    workflow.connections.upstream[downstream].ids.append(upstream)
+
+
+@dataclass
+class Record:
+    """What is durable: the fold of every transition that was appended."""
+
+    phase: WorkflowPhase = WorkflowPhase.READY
+    failure: Failure | None = None
+    nodes: dict[str, SavedNode] = field(default_factory=dict)
+    node_phases: dict[str, list[NodePhase]] = field(default_factory=dict)
+    workflow_phases: list[WorkflowPhase] = field(default_factory=list)
+    task_phases: dict[tuple[str, int], list[TaskPhase]] = field(default_factory=dict)
+
+    def append(self, transitions: list[Transition]) -> None:
+        for transition in transitions:
+            if isinstance(transition, WorkflowTransition):
+                self.phase = transition.phase
+                self.failure = transition.failure or self.failure
+                self.workflow_phases.append(transition.phase)
+            elif isinstance(transition, NodeTransition):
+                node = transition.node
+                self._save(node)
+                if transition.phase is not None:
+                    self.node_phases.setdefault(node.unique_id, []).append(transition.phase)
+            elif isinstance(transition, TaskTransition):
+                key = (transition.node.unique_id, transition.attempt)
+                self.task_phases.setdefault(key, []).append(transition.phase)
+
+    def _save(self, node: NodeState) -> None:
+        self.nodes[node.unique_id] = SavedNode(
+            phase=node.phase,
+            attempts=node.attempts,
+            system_failures=node.system_failures,
+            queued_at=node.queued_at,
+            attempt_at=node.attempt_at,
+            choice=node.choice,
+            task_phase=node.task_phase,
+            task_version=node.task_version,
+            failure=node.failure,
+        )
+
+    def saved(self) -> SavedWorkflow:
+        phase = WorkflowPhase.RUNNING if self.phase is WorkflowPhase.ABORTING else self.phase
+        return SavedWorkflow(phase=phase, nodes=self.nodes, failure=self.failure)
+
+
+class Crash(Exception):
+    """The process that drove the engine is gone."""
+
+
+class World:
+    """Attempts that run, with an outcome each that depends on nothing but the seed, the node and the attempt."""
+
+    def __init__(self, seed: int, closure: Closure, *, failures: float = 0.15, hangs: float = 0.05) -> None:
+        self.seed = seed
+        self.closure = closure
+        self.record = Record()
+        self.running: set[tuple[str, int]] = set()
+        self.begun: list[tuple[str, int]] = []
+        self.now = 1_000.0
+        self.abort_cause: str | None = None
+        self._failures = failures
+        self._hangs = hangs
+
+    def outcome(self, unique_id: str, attempt: int) -> Failure | str | None:
+        """A failure, "hang", or None for success."""
+        rng = random.Random(f"{self.seed}/{unique_id}/{attempt}")
+        chance = rng.random()
+        if chance < self._failures:
+            kind = rng.choice([ErrorKind.USER, ErrorKind.SYSTEM, ErrorKind.UNKNOWN])
+            return Failure("Failed", f"{unique_id}/{attempt}", kind, retryable=rng.random() < 0.6)
+        return "hang" if chance < self._failures + self._hangs else None
+
+    def engine(self, *, max_parallelism: int = 0) -> Engine:
+        """An engine that goes on from what is durable."""
+        engine = Engine(self.closure, max_parallelism=max_parallelism)
+        engine.restore(self.record.saved(), self.now)
+        if self.abort_cause is not None:
+            engine.abort(self.abort_cause, self.now)
+        return engine
+
+    def drive(self, engine: Engine, rng: random.Random, *, crash_after: int | None = None, abort_at: int = -1) -> None:
+        """Carry out what the engine wants until it is over.  Raises Crash after `crash_after` steps, at any point."""
+        known: dict[tuple[str, int], NodeState] = {}
+        for turn in range(100_000):
+            self.now += 0.01
+            if turn == abort_at and self.abort_cause is None:
+                self.abort_cause = "enough"
+                engine.abort("enough", self.now)
+            step = engine.take()
+            dying = crash_after is not None and turn >= crash_after
+            if dying and rng.random() < 0.3:
+                raise Crash
+            self.record.append(step.transitions)
+            if dying and rng.random() < 0.3:
+                raise Crash
+            permitted = list(step.permitted)
+            for command in permitted:
+                if dying and rng.random() < 0.2:
+                    raise Crash
+                key = (command.node.unique_id, command.attempt)
+                if isinstance(command, Start):
+                    if command.node.attempts == command.attempt and command.node.live and not command.node.abort_sent:
+                        known[key] = command.node
+                        if key not in self.begun:
+                            self.begun.append(key)
+                            self.running.add(key)
+                elif isinstance(command, Abort):
+                    self.running.discard(key)
+                    engine.aborted(command.node, command.attempt, self.now)
+                elif isinstance(command, Finalize):
+                    assert key not in self.running, f"{key} was finalized while it ran"
+            free = list(step.free)
+            rng.shuffle(free)
+            for wish in free:
+                self._free(engine, wish.node, isinstance(wish, Prepare))
+            if engine.terminal and not step.transitions and not step.permitted and not step.free:
+                return
+            if not step.transitions and not step.free and not step.permitted:
+                self._progress(engine, rng, known)
+        raise AssertionError(f"it does not end: {engine.phase}, running {self.running}")
+
+    def _free(self, engine: Engine, node: NodeState, preparing: bool) -> None:
+        if not preparing:
+            engine.collected(node, self.now)
+        elif node.spec.kind is NodeKind.BRANCH:
+            choice = random.Random(f"{self.seed}/{node.unique_id}/branch").randrange(len(node.spec.choices))
+            engine.prepared(node, self.now, choice=choice)
+        else:
+            engine.prepared(node, self.now)
+
+    def _progress(self, engine: Engine, rng: random.Random, known: dict[tuple[str, int], NodeState]) -> None:
+        """Something that runs ends, or time passes until a deadline."""
+        ended = [key for key in sorted(known) if known[key].attempts == key[1] and known[key].phase not in TERMINAL]
+        rng.shuffle(ended)
+        for key in ended:
+            node, outcome = known[key], self.outcome(*key)
+            if outcome == "hang" and node.spec.timeout:
+                continue
+            known.pop(key)
+            self.running.discard(key)
+            if isinstance(outcome, Failure):
+                engine.failed(node, key[1], outcome, self.now)
+            else:
+                engine.succeeded(node, key[1], self.now)
+            return
+        deadline = engine.next_deadline()
+        assert deadline is not None, f"nothing happens any more: {engine.phase}"
+        self.now = max(self.now, deadline)
+        engine.tick(self.now)
