@@ -77,12 +77,17 @@ def test_ignored_inputs_do_not_count(make_task: Make) -> None:
 def test_a_literal_with_a_hash_counts_by_its_hash_alone_at_every_depth() -> None:
     small, large = integer(1, hash="h"), literals_pb2.Literal(hash="h")
     assert hashified(small) == large
-    for wrap in (
-        lambda one: literals_pb2.Literal(collection=literals_pb2.LiteralCollection(literals=[one])),
-        lambda one: literals_pb2.Literal(map=literals_pb2.LiteralMap(literals={"k": one})),
-    ):
+    for wrap in (in_list, in_map):
         assert tag_name(inputs(x=wrap(small))) == tag_name(inputs(x=wrap(large)))
         assert tag_name(inputs(x=wrap(small))) != tag_name(inputs(x=wrap(integer(1))))
+
+
+def in_list(one: literals_pb2.Literal) -> literals_pb2.Literal:
+    return literals_pb2.Literal(collection=literals_pb2.LiteralCollection(literals=[one]))
+
+
+def in_map(one: literals_pb2.Literal) -> literals_pb2.Literal:
+    return literals_pb2.Literal(map=literals_pb2.LiteralMap(literals={"k": one}))
 
 
 def test_hashing_leaves_the_inputs_as_they_are() -> None:
