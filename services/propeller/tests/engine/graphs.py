@@ -188,9 +188,7 @@ class World:
     def engine(self, *, max_parallelism: int = 0) -> Engine:
         """An engine that goes on from what is durable."""
         engine = Engine(self.closure, max_parallelism=max_parallelism)
-        engine.restore(self.record.saved(), self.now)
-        if self.abort_cause is not None:
-            engine.abort(self.abort_cause, self.now)
+        engine.restore(self.record.saved(), self.now, abort_cause=self.abort_cause)
         return engine
 
     def drive(self, engine: Engine, rng: random.Random, *, crash_after: int | None = None, abort_at: int = -1) -> None:

@@ -220,9 +220,7 @@ class Execution:
         saved = transcript.read(assignment)
         if saved.phase is WorkflowPhase.READY:
             await self._patiently(lambda: self._give_inputs(assignment.inputs_reference, layout))
-        engine.restore(saved, time.time())
-        if assignment.abort_cause:
-            engine.abort(assignment.abort_cause, time.time())
+        engine.restore(saved, time.time(), abort_cause=assignment.abort_cause or None)
         return engine
 
     async def _give_inputs(self, reference: str, layout: Layout) -> None:

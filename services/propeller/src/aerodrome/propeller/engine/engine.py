@@ -97,23 +97,41 @@ class Engine:
         self._open(self.root, now)
         self._settle(now)
 
-    def restore(self, saved: SavedWorkflow, now: float, expansions: Mapping[str, Graph] = _NO_GRAPHS) -> None:
+    def restore(
+        self,
+        saved: SavedWorkflow,
+        now: float,
+        *,
+        expansions: Mapping[str, Graph] = _NO_GRAPHS,
+        abort_cause: str | None = None,
+    ) -> None:
         """Go on from what is durable: re-issue whatever may not have been carried out.
 
         Commands are idempotent by name, so what was carried out already is found and not done again.  `expansions`
-        holds the graph of every dynamic node in `DYNAMIC_RUNNING`, by unique id.
+        holds the graph of every dynamic node in `DYNAMIC_RUNNING`, by unique id.  With `abort_cause` the execution is
+        being aborted already, and nothing new begins.
         """
         if saved.phase is WorkflowPhase.READY:
-            self.begin(now)
+            if abort_cause is not None:
+                self.abort(abort_cause, now)
+            else:
+                self.begin(now)
             return
         self.phase = saved.phase
         self.failure = saved.failure
         if self.terminal:
             return
+        if abort_cause is not None:
+            self.abort_cause = abort_cause
+            self.phase = WorkflowPhase.ABORTING
         scopes: list[Scope] = []
         self._load(self.root, saved, expansions, scopes)
         for scope in reversed(scopes):
             self._go_on(scope, now)
+        if abort_cause is not None and self.root.status in (ScopeStatus.RUNNING, ScopeStatus.HANDLING):
+            self._drain(self.root, abort_cause)
+            if self.root.draining == 0:
+                self._drained(self.root, now)
         self._settle(now)
 
     def _load(self, root: Scope, saved: SavedWorkflow, expansions: Mapping[str, Graph], scopes: list[Scope]) -> None:
@@ -158,6 +176,7 @@ class Engine:
                     successor.blocked = successor.blocked or node.phase not in GOOD
             elif node.phase in LIVE:
                 self._resume(node, now)
+        ending = owner is None and self.abort_cause is not None
         if scope.handler is not None:
             scope.status = ScopeStatus.HANDLING
             if scope.failure is None:
@@ -166,6 +185,8 @@ class Engine:
                 self._settled.append(scope.handler)
             else:
                 self._resume(scope.handler, now)
+        elif ending:
+            return
         elif scope.failed is not None and (scope.open == 0 or not scope.graph.finish_before_failing):
             self._fail_scope(scope, now)
         elif scope.open == 0:

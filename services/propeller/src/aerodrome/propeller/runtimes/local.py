@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import bisect
-import contextlib
 import os
 import signal
 import sys
@@ -570,7 +569,7 @@ class LocalRuntime:
                 await self._terminate_by(link, attempt, seconds, reason)
             elif attempt.pid is not None:
                 await asyncio.to_thread(end_processes, attempt.pid, attempt.start, self._marker(attempt), seconds)
-                await self._end(attempt, self._outcome(pods.UNKNOWN_CODE, reason, "it was ended by the platform"))
+                await self._bury(attempt, self._outcome(pods.UNKNOWN_CODE, reason, "it was ended by the platform"))
             else:
                 await self._end(attempt, self._outcome(pods.UNKNOWN_CODE, reason, "it was ended before it started"))
 
@@ -610,7 +609,9 @@ class LocalRuntime:
             self._live[key] = attempt
             self._has_started(attempt, process)
         else:
-            await self._bury(attempt, process)
+            pid, began = process.get("pid", 0), process.get("start", 0)
+            await asyncio.to_thread(end_processes, pid, began, self._marker(attempt), 0.0)
+            await self._bury(attempt, self._lost())
 
     def _put_back(self, attempt: _Attempt) -> None:
         """Queue an attempt, at its place, that never had a process."""
@@ -629,20 +630,14 @@ class LocalRuntime:
         bisect.insort(self._queue, attempt, key=lambda each: each.created)
         self._changed(attempt)
 
-    async def _bury(self, attempt: _Attempt, process: Mapping[str, Any]) -> None:
-        """End an attempt whose process is gone and was reaped by nobody of ours."""
-        pid, began = process.get("pid", 0), process.get("start", 0)
-        await asyncio.to_thread(end_processes, pid, began, self._marker(attempt), 0.0)
+    def _lost(self) -> Outcome:
+        message = "its process vanished, and nobody saw how it ended; what it wrote is not used"
+        return self._outcome(pods.UNKNOWN_CODE, "Lost", message)
+
+    async def _bury(self, attempt: _Attempt, otherwise: Outcome) -> None:
+        """End an attempt whose processes are gone and were not reaped, by its own word or else by `otherwise`."""
         said = await asyncio.to_thread(self._directory.leaving, attempt.key)
-        if said is not None:
-            outcome = Outcome(code=said["code"], finished=said["finished"])
-        else:
-            outcome = self._outcome(
-                pods.UNKNOWN_CODE,
-                "Lost",
-                "its process vanished, and nobody saw how it ended; what it wrote is not used",
-            )
-        await self._end(attempt, outcome)
+        await self._end(attempt, Outcome(said["code"], said["finished"]) if said is not None else otherwise)
 
     # -- taking over and stopping --
 
@@ -669,7 +664,7 @@ class LocalRuntime:
                 continue
             unsure = record.boot != self._directory.boot and not self._directory.closed_properly
             if unsure and await asyncio.to_thread(self._directory.outcome, key) is None:
-                await self._bury(attempt, {})
+                await self._bury(attempt, self._lost())
                 continue
             await self._resolve(attempt)
         await asyncio.to_thread(self._directory.clean_others, set(self._live))
@@ -742,7 +737,9 @@ class LocalRuntime:
             await asyncio.sleep(_FOLLOW_SECONDS)
             for attempt in list(self._live.values()):
                 if attempt.link is None and attempt.pid is not None and not zygote.is_alive(attempt.pid, attempt.start):
-                    await self._bury(attempt, {"pid": attempt.pid, "start": attempt.start})
+                    marker = self._marker(attempt)
+                    await asyncio.to_thread(end_processes, attempt.pid, attempt.start, marker, 0.0)
+                    await self._bury(attempt, self._lost())
 
     async def _evict_forever(self) -> None:
         while True:
