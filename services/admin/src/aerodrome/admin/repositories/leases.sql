@@ -1,0 +1,161 @@
+-- name: open_session
+INSERT INTO sessions (cluster, holder, expires_at)
+VALUES ($1, $2, now() + $3::interval)
+RETURNING session_id;
+
+-- name: prolong_session
+UPDATE sessions
+SET expires_at = now() + $2::interval
+WHERE session_id = $1 AND closed_at IS NULL AND expires_at > now()
+RETURNING cluster;
+
+-- name: find_session
+SELECT cluster
+FROM sessions
+WHERE session_id = $1 AND closed_at IS NULL AND expires_at > now();
+
+-- name: close_session
+UPDATE sessions
+SET closed_at = now()
+WHERE session_id = $1 AND closed_at IS NULL
+RETURNING cluster;
+
+-- name: close_expired_sessions
+UPDATE sessions
+SET closed_at = now()
+WHERE session_id IN (
+    SELECT session_id
+    FROM sessions
+    WHERE closed_at IS NULL AND expires_at <= now()
+    ORDER BY session_id
+    FOR UPDATE SKIP LOCKED
+)
+RETURNING session_id, cluster;
+
+-- name: delete_old_sessions
+DELETE FROM sessions WHERE closed_at < now() - interval '1 day';
+
+-- name: free_leases
+-- in the order of their keys, as everybody locks them
+UPDATE leases
+SET state = 'open', session_id = NULL
+WHERE execution_id IN (
+    SELECT execution_id
+    FROM leases
+    WHERE session_id = ANY($1::bigint[]) AND state = 'held'
+    ORDER BY execution_id
+    FOR UPDATE
+);
+
+-- name: hand_out
+-- The session's row is locked, so that it cannot be closed without this transaction's leases being freed as well.
+WITH session AS MATERIALIZED (
+    SELECT session_id, cluster
+    FROM sessions
+    WHERE session_id = $1 AND closed_at IS NULL AND expires_at > now()
+    FOR SHARE
+),
+chosen AS MATERIALIZED (
+    SELECT leases.execution_id
+    FROM leases
+    WHERE leases.cluster = (SELECT cluster FROM session)
+        AND leases.state = 'open'
+        AND leases.writer IN ('', 'lease')
+    ORDER BY leases.execution_id
+    LIMIT least(
+        $3::bigint,
+        greatest(0, $2::bigint - (SELECT count(*) FROM leases WHERE session_id = $1 AND state = 'held'))
+    )
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE leases
+SET state = 'held', session_id = $1, epoch = leases.epoch + 1, writer = 'lease'
+FROM chosen
+WHERE leases.execution_id = chosen.execution_id
+RETURNING leases.execution_id;
+
+-- name: list_held
+SELECT execution_id
+FROM leases
+WHERE session_id = $1 AND state = 'held' AND execution_id > $2
+ORDER BY execution_id
+LIMIT $3;
+
+-- name: lock_held
+SELECT execution_id
+FROM leases
+WHERE execution_id = ANY($2::bigint[]) AND session_id = $1 AND state = 'held'
+ORDER BY execution_id
+FOR SHARE;
+
+-- name: release
+UPDATE leases
+SET state = 'open', session_id = NULL
+WHERE execution_id IN (
+    SELECT leases.execution_id
+    FROM leases
+    JOIN unnest($2::bigint[], $3::bigint[]) AS given (execution_id, epoch) USING (execution_id, epoch)
+    WHERE leases.session_id = $1 AND leases.state = 'held'
+    ORDER BY leases.execution_id
+    FOR UPDATE OF leases
+)
+RETURNING execution_id, cluster;
+
+-- name: hand_over
+WITH moved AS (
+    UPDATE leases
+    SET state = 'open', session_id = NULL, cluster = CASE WHEN $4 = '' THEN cluster ELSE $4 END
+    WHERE execution_id IN (
+        SELECT leases.execution_id
+        FROM leases
+        JOIN unnest($2::bigint[], $3::bigint[]) AS given (execution_id, epoch) USING (execution_id, epoch)
+        WHERE leases.session_id = $1 AND leases.state = 'held'
+        ORDER BY leases.execution_id
+        FOR UPDATE OF leases
+    )
+    RETURNING execution_id, cluster
+)
+UPDATE executions
+SET cluster = moved.cluster
+FROM moved
+WHERE executions.execution_id = moved.execution_id
+RETURNING executions.execution_id, executions.cluster;
+
+-- name: describe_assignments
+SELECT lease.execution_id, lease.epoch, lease.last_sequence, lease.control_sequence, lease.workflow_state,
+    execution.execution_project, execution.execution_domain, execution.execution_name, execution.phase,
+    execution.spec, execution.closure, execution.inputs_uri, execution.abort_cause, execution.execution_created_at,
+    execution.task_resources, execution.plugin_overrides, workflow.remote_closure_identifier,
+    recovered.execution_project AS recovered_project, recovered.execution_domain AS recovered_domain,
+    recovered.execution_name AS recovered_name
+FROM leases AS lease
+JOIN executions AS execution USING (execution_id)
+LEFT JOIN workflows AS workflow ON workflow.id = execution.workflow_id
+LEFT JOIN executions AS recovered ON recovered.execution_id = execution.recovered_execution_id
+WHERE lease.execution_id = ANY($1::bigint[])
+ORDER BY lease.execution_id;
+
+-- name: snapshot_nodes
+SELECT execution_id, node_id, phase, engine_state, CASE WHEN phase = 'FAILED' THEN closure END AS failed_closure
+FROM node_executions
+WHERE execution_id = ANY($1::bigint[])
+ORDER BY execution_id, created_at, id;
+
+-- name: snapshot_attempts
+SELECT DISTINCT ON (execution_id, node_id) execution_id, node_id, engine_state
+FROM task_executions
+WHERE execution_id = ANY($1::bigint[])
+ORDER BY execution_id, node_id, retry_attempt DESC;
+
+-- name: list_controls
+SELECT journal.body
+FROM leases AS lease
+JOIN journal ON journal.execution_id = lease.execution_id AND journal.kind = 5
+WHERE lease.session_id = $1 AND lease.state = 'held' AND lease.control_sequence > 0
+ORDER BY journal.execution_id, journal.sequence;
+
+-- name: list_controls_of
+SELECT body
+FROM journal
+WHERE execution_id = ANY($1::bigint[]) AND kind = 5
+ORDER BY execution_id, sequence;
