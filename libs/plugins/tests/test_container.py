@@ -60,6 +60,7 @@ def test_a_local_pod_links_to_its_log_file_and_to_nothing_of_a_cluster(make_cont
     container = plugin(lambda given, path: f"http://here/logs/{given.node_id}{path}")
     info = container.phase(context, started(container.build(context), **{"aerodrome/log-path": "/d/n.log"}))
     assert [(log.name, log.uri) for log in info.logs] == [("Logs", "http://here/logs/n0/d/n.log")]
+    assert container.phase(context, container.build(context)).logs == ()
     nobody_serves = plugin()
     assert nobody_serves.phase(context, started(container.build(context), **{"aerodrome/log-path": "/d"})).logs == ()
 

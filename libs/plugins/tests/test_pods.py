@@ -351,6 +351,10 @@ class TestPodTasks:
         assert (failure.code, failure.retryable) == ("BadTaskSpecification", False)
         assert why in failure.message
 
+    def test_a_number_that_json_lacks_is_refused_with_the_place(self, make_task: Make, make_context: Make) -> None:
+        spec = {"containers": [{"name": "main"}], "terminationGracePeriodSeconds": float("inf")}
+        assert "pod_spec" in refusal(make_context(pod_task(make_task, spec))).message
+
     @pytest.mark.parametrize("version", [0, 1, 2])
     def test_every_version_of_sidecar_tasks_is_read(self, make_context: Make, version: int) -> None:
         spec = {"containers": [{"name": "main", "image": "a"}, {"name": "side"}]}

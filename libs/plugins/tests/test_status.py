@@ -85,6 +85,7 @@ class TestRunning:
             (ended("main", 139, "Error"), ("Error", USER, True)),
             (ended("main", 128, "StartError", "no such file"), ("StartError", USER, False)),
             (ended("main", 143, "Shutdown"), ("Interrupted", SYSTEM, True)),
+            ({"name": "main", "state": {"terminated": {"reason": "Error"}}}, ("Interrupted", SYSTEM, True)),
         ],
     )
     def test_a_primary_container_that_failed_is_a_task_that_did(
@@ -166,6 +167,18 @@ class TestFailed:
     def test_a_failed_sidecar_does_not_spoil_a_primary_container_that_ended_well(self) -> None:
         document = pod("Failed", ended("main", 0, "Completed"), ended("side", 1, "Error"))
         assert of(document).phase is Phase.SUCCEEDED
+
+    def test_an_end_without_exit_code_is_no_success(self) -> None:
+        unseen = {"name": "main", "state": {"terminated": {"reason": "Error"}}}
+        document = pod("Failed", unseen, ended("side", 1, "Error"))
+        assert failure_of(document) == ("Interrupted", SYSTEM, True)
+
+    def test_members_that_are_null_count_as_absent(self) -> None:
+        nothing = {"name": "main", "state": {"waiting": None, "running": None, "terminated": None}, "lastState": None}
+        document = pod("Failed", nothing, reason=None, initContainerStatuses=None, conditions=None)
+        assert failure_of(document) == ("Interrupted", SYSTEM, True)
+        assert of({**document, "status": {**document["status"], "phase": "Running"}}).phase is Phase.RUNNING
+        assert of({"metadata": None, "spec": None, "status": None}).phase is Phase.QUEUED
 
     def test_the_only_container_is_the_primary_one(self) -> None:
         document = pod("Failed", ended("main", 137, "Error"), primary=None)

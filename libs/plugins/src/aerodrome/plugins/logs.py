@@ -16,6 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from aerodrome.plugins.api import LogUri, TaskContext, V1Pod
 from aerodrome.plugins.config import LogConfig, LogTemplateConfig
+from aerodrome.plugins.pods.documents import entries, part
 from aerodrome.plugins.pods.environment import LINK_TYPE
 from aerodrome.plugins.pods.targets import PRIMARY_NAME
 
@@ -42,14 +43,14 @@ class LogLinks:
 
     config: LogConfig
     log_uri: LogUri | None = None
-    """Address of a local log file; None if nobody serves them."""
+    """Address of a local log file.  Where it is set, pods are local: no cluster's log service has anything of them."""
     suffix: str = " (User)"
     """Ends the names of the links to the pod's containers."""
 
     def of(self, context: TaskContext, pod: V1Pod, now: datetime) -> tuple[execution_pb2.TaskLog, ...]:
         """The links of the pod's first container, in every phase; those to a local log file once it exists."""
-        path = pod.get("metadata", {}).get("annotations", {}).get(LOG_PATH)
-        links = [] if path else list(_cluster_links(self.config))
+        path = part(pod, "metadata", "annotations").get(LOG_PATH)
+        links = [] if path or self.log_uri is not None else list(_cluster_links(self.config))
         links.extend(_chosen(self.config, context))
         variables = _variables(context, pod, now)
         logs = [link.rendered(variables, self.suffix) for link in links]
@@ -85,16 +86,16 @@ class _Link:
 
 def log_context(pod: V1Pod) -> execution_pb2.LogContext:
     """Which pod and containers the logs come from, and when each container ran."""
-    metadata, spec, status = (pod.get(part, {}) for part in ("metadata", "spec", "status"))
+    metadata, spec, status = (part(pod, name) for name in ("metadata", "spec", "status"))
     return execution_pb2.LogContext(
         primary_pod_name=metadata.get("name", ""),
         pods=[
             execution_pb2.PodLogContext(
                 namespace=metadata.get("namespace", ""),
                 pod_name=metadata.get("name", ""),
-                primary_container_name=metadata.get("annotations", {}).get(PRIMARY_NAME, ""),
-                containers=_containers(spec.get("containers", ()), status.get("containerStatuses", ())),
-                init_containers=_containers(spec.get("initContainers", ()), status.get("initContainerStatuses", ())),
+                primary_container_name=part(metadata, "annotations").get(PRIMARY_NAME, ""),
+                containers=_containers(entries(spec, "containers"), entries(status, "containerStatuses")),
+                init_containers=_containers(entries(spec, "initContainers"), entries(status, "initContainerStatuses")),
             )
         ],
     )
@@ -114,11 +115,11 @@ def parse_time(text: Any) -> datetime | None:
 def _containers(
     specs: Sequence[Mapping[str, Any]], statuses: Sequence[Mapping[str, Any]]
 ) -> Iterator[execution_pb2.ContainerContext]:
-    by_name = {status.get("name"): status.get("state", {}) for status in statuses}
+    by_name = {status.get("name"): part(status, "state") for status in statuses}
     for container in specs:
         state = by_name.get(container["name"], {})
-        terminated = state.get("terminated", {})
-        started = parse_time(terminated.get("startedAt") or state.get("running", {}).get("startedAt"))
+        terminated = part(state, "terminated")
+        started = parse_time(terminated.get("startedAt") or part(state, "running").get("startedAt"))
         yield execution_pb2.ContainerContext(
             container_name=container["name"],
             process=execution_pb2.ContainerContext.ProcessContext(
@@ -175,10 +176,10 @@ def _message_format(value: str | int) -> int:
 
 
 def _variables(context: TaskContext, pod: V1Pod, now: datetime) -> dict[str, str]:
-    metadata, spec, status = (pod.get(part, {}) for part in ("metadata", "spec", "status"))
-    container: Mapping[str, Any] = next(iter(spec.get("containers", ())), {})
+    metadata, spec, status = (part(pod, name) for name in ("metadata", "spec", "status"))
+    container: Mapping[str, Any] = next(iter(entries(spec, "containers")), {})
     name = container.get("name", "")
-    state: Mapping[str, Any] = next((s for s in status.get("containerStatuses", ()) if s.get("name") == name), {})
+    state: Mapping[str, Any] = next((s for s in entries(status, "containerStatuses") if s.get("name") == name), {})
     started = parse_time(metadata.get("creationTimestamp")) or parse_time(status.get("startTime")) or now
     execution, task = context.execution_id, context.task
     values = {

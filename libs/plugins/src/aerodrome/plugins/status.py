@@ -18,6 +18,7 @@ from aerodrome.plugins.api import ErrorKind, Failure, Phase, PhaseInfo, V1Pod, f
 from aerodrome.plugins.config import K8sPluginConfig
 from aerodrome.plugins.logs import parse_time
 from aerodrome.plugins.pods.copilot import has_uploader
+from aerodrome.plugins.pods.documents import entries, part
 from aerodrome.plugins.pods.targets import PRIMARY_NAME
 
 OOM_KILLED: Final = "OOMKilled"
@@ -35,12 +36,13 @@ _STARTING: Final = frozenset({"ErrImagePull", "ContainerCreating", "PodInitializ
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """How one container ended, or what it waits for."""
+    """How one container ended, or what it waits for; an end without exit code is one that nobody saw."""
 
     name: str
     exit_code: int | None
     reason: str
     message: str
+    started: bool
 
     @property
     def out_of_memory(self) -> bool:
@@ -53,7 +55,7 @@ class _End:
     def described(self) -> str:
         """One line about the end, then the container's last words."""
         if self.exit_code is None:
-            line = f"container {self.name} did not start"
+            line = f"container {self.name} {'left no exit code' if self.started else 'did not start'}"
         elif self.exit_code > 128 and (number := _signal_name(self.exit_code - 128)):
             line = f"container {self.name} was ended by {number} (exit code {self.exit_code})"
         else:
@@ -65,7 +67,7 @@ class _End:
 
 def judge(pod: V1Pod, config: K8sPluginConfig, now: datetime, *, has_logs: bool = False) -> PhaseInfo:
     """The phase of the pod's task at `now`; `has_logs` is whether links to its logs are known."""
-    match pod.get("status", {}).get("phase") or "Pending":
+    match part(pod, "status").get("phase") or "Pending":
         case "Succeeded":
             info = _succeeded(pod)
         case "Failed":
@@ -74,7 +76,7 @@ def judge(pod: V1Pod, config: K8sPluginConfig, now: datetime, *, has_logs: bool 
             info = _pending(pod, config, now)
         case _:
             info = _running(pod, config, has_logs)
-    if pod.get("metadata", {}).get("deletionTimestamp") and not info.phase.terminal:
+    if part(pod, "metadata").get("deletionTimestamp") and not info.phase.terminal:
         name = pod["metadata"].get("name", "")
         info = failed(
             Failure(
@@ -101,7 +103,7 @@ def deleted_externally(name: str) -> PhaseInfo:
 
 def primary_of(pod: V1Pod) -> str | None:
     """The container whose end is the task's end: the annotated one, else None."""
-    name = pod.get("metadata", {}).get("annotations", {}).get(PRIMARY_NAME)
+    name = part(pod, "metadata", "annotations").get(PRIMARY_NAME)
     return str(name) if name else None
 
 
@@ -117,29 +119,29 @@ def _running(pod: V1Pod, config: K8sPluginConfig, has_logs: bool) -> PhaseInfo:
     primary = primary_of(pod)
     if primary is None:
         statuses = list(_statuses(pod))
-        over = statuses and all(status.get("state", {}).get("terminated") for status in statuses)
+        over = statuses and all(part(status, "state", "terminated") for status in statuses)
         if over and all(end.exit_code == 0 for end in _ends(pod)):
             return _succeeded(pod)
         return running
-    status = next((s for s in pod["status"].get("containerStatuses", ()) if s.get("name") == primary), None)
+    status = next((s for s in entries(pod, "status", "containerStatuses") if s.get("name") == primary), None)
     if status is None:
-        known = [container["name"] for container in pod.get("spec", {}).get("containers", ())]
+        known = [container["name"] for container in entries(pod, "spec", "containers")]
         if primary in known:
             return running
         message = f"the pod has no container called {primary}, its primary one; containers: {', '.join(known)}"
         return failed(Failure("PrimaryContainerNotFound", message, ErrorKind.USER, retryable=False))
-    state = status.get("state", {})
+    state = part(status, "state")
     if not state.get("terminated"):
-        return replace(running, reason=_text(state.get("waiting", {}), "reason", "message"))
+        return replace(running, reason=_text(part(state, "waiting"), "reason", "message"))
     end = _end(primary, state)
     if end.exit_code == 0 and not end.out_of_memory:
-        return running if has_uploader(pod.get("spec", {}), config.co_pilot) else PhaseInfo(Phase.SUCCEEDED)
+        return running if has_uploader(part(pod, "spec"), config.co_pilot) else PhaseInfo(Phase.SUCCEEDED)
     return _ended(end)
 
 
 def _ended(end: _End) -> PhaseInfo:
     """The failure of a task whose primary container ended so."""
-    if end.reason in _INFRASTRUCTURE:
+    if end.reason in _INFRASTRUCTURE or end.exit_code is None:
         return _retryable(INTERRUPTED, end.described(), ErrorKind.SYSTEM)
     if end.reason in _HOPELESS:
         return failed(Failure(end.reason, end.message or end.described(), ErrorKind.USER, retryable=False))
@@ -165,9 +167,9 @@ def _failed(pod: V1Pod, config: K8sPluginConfig) -> PhaseInfo:
             code, system = INTERRUPTED, end.name == primary
     if code == _UNKNOWN and not config.plain_failures_as_system:
         decisive = next((end for end in ends if end.name == primary), None)
-        if decisive is None or decisive.exit_code is None:  # it never ran: whatever kept it from running decides
+        if decisive is None or not decisive.started:  # whatever kept it from running decides
             decisive = next((end for end in ends if end.exit_code), None)
-        if decisive is not None and decisive.exit_code == 0 and not has_uploader(pod.get("spec", {}), config.co_pilot):
+        if decisive is not None and decisive.exit_code == 0 and not has_uploader(part(pod, "spec"), config.co_pilot):
             return PhaseInfo(Phase.SUCCEEDED)
         if decisive is not None and decisive.exit_code:
             if decisive.reason in _INFRASTRUCTURE | _HOPELESS:
@@ -180,7 +182,7 @@ def _failed(pod: V1Pod, config: K8sPluginConfig) -> PhaseInfo:
 
 def _pending(pod: V1Pod, config: K8sPluginConfig, now: datetime) -> PhaseInfo:
     info, since = _waiting(pod, config, now)
-    since = since or parse_time(pod.get("metadata", {}).get("creationTimestamp"))
+    since = since or parse_time(part(pod, "metadata").get("creationTimestamp"))
     if not info.phase.terminal and config.pod_pending_timeout and since is not None:
         waited = now - since
         if waited >= config.pod_pending_timeout:
@@ -191,9 +193,9 @@ def _pending(pod: V1Pod, config: K8sPluginConfig, now: datetime) -> PhaseInfo:
 
 def _waiting(pod: V1Pod, config: K8sPluginConfig, now: datetime) -> tuple[PhaseInfo, datetime | None]:
     """What a pending pod waits for, and since when."""
-    status = pod.get("status", {})
+    status = part(pod, "status")
     latest: datetime | None = None
-    for condition in status.get("conditions", ()):
+    for condition in entries(status, "conditions"):
         since = parse_time(condition.get("lastTransitionTime"))
         latest = max(filter(None, (latest, since)), default=None)
         kind, unmet = condition.get("type"), condition.get("status") == "False"
@@ -201,8 +203,8 @@ def _waiting(pod: V1Pod, config: K8sPluginConfig, now: datetime) -> tuple[PhaseI
             reason = f"{condition.get('reason', '')}:{condition.get('message', '')}"
             return PhaseInfo(Phase.QUEUED, reason=reason), since
         if kind == "Ready" and unmet:
-            for container in status.get("containerStatuses", ()):
-                waiting = container.get("state", {}).get("waiting")
+            for container in entries(status, "containerStatuses"):
+                waiting = part(container, "state", "waiting")
                 if waiting and not container.get("ready"):
                     return _container_waits(condition, waiting, since, config, now), since
     return PhaseInfo(Phase.QUEUED, reason=_text(status, "reason", "message")), latest
@@ -245,32 +247,35 @@ def _retryable(code: str, message: str, kind: ErrorKind = ErrorKind.USER, *, cle
 
 
 def _statuses(pod: V1Pod) -> Iterator[Mapping[str, Any]]:
-    status = pod.get("status", {})
     for group in ("initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses"):
-        yield from status.get(group, ())
+        yield from entries(pod, "status", group)
 
 
 def _ends(pod: V1Pod) -> Iterator[_End]:
     """How the containers ended that did not run well: the last end of each, else what it waits for."""
     for status in _statuses(pod):
-        state = status.get("lastState") or {}
+        state = part(status, "lastState")
         if not state.get("terminated"):
-            state = status.get("state", {})
+            state = part(status, "state")
         if state.get("terminated") or state.get("waiting"):
             yield _end(str(status.get("name", "")), state)
 
 
 def _end(name: str, state: Mapping[str, Any]) -> _End:
-    terminated, waiting = state.get("terminated"), state.get("waiting", {})
-    if terminated:
-        code, source = int(terminated.get("exitCode", 0)), terminated
-    else:
-        code, source = None, waiting
-    return _End(name, code, str(source.get("reason") or ""), str(source.get("message") or ""))
+    terminated = part(state, "terminated")
+    source = terminated or part(state, "waiting")
+    code = terminated.get("exitCode")
+    return _End(
+        name,
+        None if code is None else int(code),
+        str(source.get("reason") or ""),
+        str(source.get("message") or ""),
+        started=bool(terminated),
+    )
 
 
 def _only_container(pod: V1Pod) -> str | None:
-    containers = pod.get("spec", {}).get("containers", ())
+    containers = entries(pod, "spec", "containers")
     return containers[0]["name"] if len(containers) == 1 else None
 
 
@@ -278,10 +283,8 @@ def _last_change(pod: V1Pod) -> datetime | None:
     """When a container of the pod last started or ended."""
     moments = []
     for status in _statuses(pod):
-        state = status.get("state", {})
-        moments.append(parse_time(state.get("running", {}).get("startedAt")))
-        moments.append(parse_time(state.get("terminated", {}).get("startedAt")))
-        moments.append(parse_time(state.get("terminated", {}).get("finishedAt")))
+        for state, moment in (("running", "startedAt"), ("terminated", "startedAt"), ("terminated", "finishedAt")):
+            moments.append(parse_time(part(status, "state", state).get(moment)))
     return max((moment for moment in moments if moment is not None), default=None)
 
 

@@ -33,9 +33,15 @@ _LISTS_OF_OBJECTS: Final = frozenset({"env", "envFrom", "volumeMounts", "volumes
 _WORDS: Final[Mapping[type, str]] = {list: "a list", dict: "an object", str: "text"}
 
 
-def from_struct(struct: struct_pb2.Struct) -> dict[str, Any]:
-    """A protobuf Struct as JSON, with whole numbers as integers: Kubernetes refuses 80.0 for a port."""
-    result: dict[str, Any] = _with_integers(json_format.MessageToDict(struct))
+def from_struct(struct: struct_pb2.Struct, where: str) -> dict[str, Any]:
+    """A protobuf Struct as JSON, with whole numbers as integers: Kubernetes refuses 80.0 for a port.
+
+    Raises PluginError that names the place if a number is infinite or none.
+    """
+    try:
+        result: dict[str, Any] = _with_integers(json_format.MessageToDict(struct))
+    except ValueError as error:
+        raise bad_task(f"{where}: {error}") from error
     return result
 
 
@@ -58,6 +64,22 @@ def check_spec(spec: Any, where: str) -> V1Pod:
     if not checked.get("containers"):
         raise bad_task(f"{where}.containers is empty: a pod needs at least one container")
     result: V1Pod = checked
+    return result
+
+
+def part(document: Mapping[str, Any], *members: str) -> Mapping[str, Any]:
+    """The object at that path; empty if it is absent or null."""
+    found: Any = document
+    for member in members:
+        found = found.get(member) or {}
+    result: Mapping[str, Any] = found
+    return result
+
+
+def entries(document: Mapping[str, Any], *members: str) -> Sequence[Any]:
+    """The list at that path; empty if it is absent or null."""
+    *path, last = members
+    result: Sequence[Any] = part(document, *path).get(last) or ()
     return result
 
 

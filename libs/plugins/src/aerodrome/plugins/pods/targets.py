@@ -41,7 +41,8 @@ def read_target(context: TaskContext) -> Target:
     override = context.overrides.pod_template
     spec, primary = target.spec, target.primary
     if override.pod_spec.fields:
-        spec = check_spec(from_struct(override.pod_spec), f"{context.describe()}: pod_template.pod_spec")
+        where = f"{context.describe()}: pod_template.pod_spec"
+        spec = check_spec(from_struct(override.pod_spec, where), where)
         primary = override.primary_container_name or primary
     _require_primary(context, spec, primary)
     return Target(
@@ -94,7 +95,8 @@ def _container_target(context: TaskContext) -> Target:
 
 def _pod_target(context: TaskContext) -> Target:
     pod = context.task.k8s_pod
-    spec = check_spec(from_struct(pod.pod_spec), f"{context.describe()}: pod_spec")
+    where = f"{context.describe()}: pod_spec"
+    spec = check_spec(from_struct(pod.pod_spec, where), where)
     primary = context.task.config.get(PRIMARY_NAME, "") or pod.primary_container_name
     _require_primary(context, spec, primary)
     return Target(
@@ -107,13 +109,14 @@ def _pod_target(context: TaskContext) -> Target:
 
 
 def _sidecar_target(context: TaskContext) -> Target:
-    custom = from_struct(context.task.custom)
+    where = f"{context.describe()}: custom"
+    custom = from_struct(context.task.custom, where)
     if context.task.task_type_version == 0:
-        spec = check_spec(custom.get("podSpec"), f"{context.describe()}: custom.podSpec")
+        spec = check_spec(custom.get("podSpec"), f"{where}.podSpec")
         primary = custom.get("primaryContainerName")
         labels, annotations = (_texts(context, custom, member) for member in ("labels", "annotations"))
     else:
-        spec = check_spec(custom, f"{context.describe()}: custom")
+        spec = check_spec(custom, where)
         primary = context.task.config.get(PRIMARY_NAME, "")
         labels, annotations = {}, {}
     _require_primary(context, spec, primary)
