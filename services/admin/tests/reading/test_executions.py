@@ -54,6 +54,18 @@ async def test_an_organisation_in_the_key_changes_nothing(admin: Any, rows: Any,
     assert found.id == ids.execution("e1")
 
 
+async def test_a_change_of_state_is_part_of_the_closure(admin: Any, rows: Any, ids: Any) -> None:
+    changed = execution_pb2.ExecutionClosure()
+    changed.state_change_details.state = execution_pb2.EXECUTION_ARCHIVED
+    changed.state_change_details.principal = "bob"
+    await rows.execution("e1", state=1, state_change=changed.SerializeToString())
+    found = await admin.GetExecution(execution_pb2.WorkflowExecutionGetRequest(id=ids.execution("e1")))
+    (listed,) = (await admin.ListExecutions(listing(filters="eq(state,1)"))).executions
+    for each in (found, listed):
+        assert each.closure.state_change_details == changed.state_change_details
+        assert each.closure.phase == core_execution_pb2.WorkflowExecution.RUNNING
+
+
 async def test_what_old_rows_lack_is_made_up(admin: Any, rows: Any, ids: Any) -> None:
     await rows.execution("e1", phase="ABORTED", abort_cause="no need", user="alice")
     found = await admin.GetExecution(execution_pb2.WorkflowExecutionGetRequest(id=ids.execution("e1")))

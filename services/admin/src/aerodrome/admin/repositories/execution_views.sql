@@ -1,6 +1,6 @@
 -- name: get
-SELECT e.execution_project, e.execution_domain, e.execution_name, e.spec, e.closure, e.phase, e.abort_cause,
-       e."user", e.created_at
+SELECT e.execution_project, e.execution_domain, e.execution_name, e.spec, e.closure || e.state_change AS closure,
+       e.phase, e.abort_cause, e."user", e.created_at
 FROM executions e
 WHERE e.execution_project = $1 AND e.execution_domain = $2 AND e.execution_name = $3
 

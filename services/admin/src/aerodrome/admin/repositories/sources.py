@@ -41,8 +41,9 @@ _OF_NODE_EXECUTIONS = {
 EXECUTIONS = Source(
     entity=Entity.EXECUTION,
     select=(
-        "e.execution_project, e.execution_domain, e.execution_name, e.spec, e.closure, e.phase, e.abort_cause, "
-        'e.state, e."user", e.created_at'
+        "e.execution_project, e.execution_domain, e.execution_name, e.spec, "
+        "e.closure || e.state_change AS closure, e.phase, e.abort_cause, "
+        'e."user", e.created_at'
     ),
     table="executions e",
     tie=("id",),
