@@ -169,6 +169,12 @@ class Section(BaseModel):
     aliases: ClassVar[Mapping[str, str]] = {}
     """Other spellings: a normalised key, and the field it stands for; `postgres.port` is a field of a field."""
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        for alias, target in cls.aliases.items():
+            if target.partition(".")[0] not in cls.model_fields:
+                raise TypeError(f"{cls.__name__}: the alias {alias!r} stands for {target!r}, which is no field")
+
     @model_validator(mode="before")
     @classmethod
     def _by_normalised_keys(cls, data: Any) -> Any:
@@ -389,18 +395,21 @@ def _from_yaml(node: Any, path: Path, depth: int) -> Any:
         raise ValueError(f"line {node.start_mark.line + 1} is nested more than 64 levels deep (or refers to itself)")
     if isinstance(node, yaml.MappingNode):
         result: dict[str, Any] = {}
+        inherited: dict[str, Any] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise ValueError(f"line {key_node.start_mark.line + 1}: a key has to be a plain word")
             value = _from_yaml(value_node, path, depth + 1)
             if key_node.tag == "tag:yaml.org,2002:merge":
-                for each in value if isinstance(value, list) else [value]:
-                    result = {**each, **result}
+                for each in reversed(value if isinstance(value, list) else [value]):
+                    if not isinstance(each, dict):
+                        raise ValueError(f"line {key_node.start_mark.line + 1}: only maps can be merged")
+                    inherited.update(each)
                 continue
             if key_node.value in result:
                 raise ValueError(f"line {key_node.start_mark.line + 1}: {key_node.value!r} is written twice")
             result[_Key.at(key_node.value, f"{path}:{key_node.start_mark.line + 1}")] = value
-        return result
+        return {**inherited, **result}
     if isinstance(node, yaml.SequenceNode):
         return [_from_yaml(item, path, depth + 1) for item in node.value]
     return _Scalar(_construct(node), node.value)
@@ -624,9 +633,9 @@ class LoggerConfig(Section):
     mute: bool = False
     formatter: LogFormat = LogFormat()
 
-    @field_validator("level")
+    @field_validator("level", mode="before")
     @classmethod
-    def _level_exists(cls, level: int | str) -> int | str:
+    def _level_exists(cls, level: Any) -> Any:
         level_number(level)
         return level
 

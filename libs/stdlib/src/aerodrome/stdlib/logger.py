@@ -282,7 +282,7 @@ def _text_line(
     shown = [f"{faint}{key}={reset}{_word(value)}" for key, value in fields.items() if key != "stack"]
     clock = datetime.now().astimezone().strftime("%H:%M:%S.%f")[:-3]
     short = name.removeprefix("aerodrome.")
-    head = f"{faint}{clock}{reset} {strong}{_level_name(level)[:5].upper():<5}{reset} {faint}{short:<22}{reset} "
+    head = f"{faint}{clock}{reset} {strong}{_SHORT.get(_level_name(level), _level_name(level)).upper():<5}{reset} {faint}{short:<22}{reset} "
     line = head + f"{bold}{_printable(event):<32}{reset} " + " ".join(shown)
     return line.rstrip() + (f"\n{_indented(str(stack))}" if stack else "")
 
@@ -412,4 +412,5 @@ _SECRET_IN_URL = re.compile(
 )
 _PASSWORD_IN_URL = re.compile(r"(://[^\s:/@]*:)[^\s/@]+(?=@)")
 _BARE = re.compile(r"[^\s\"'=\x00-\x1f\x7f-\x9f]+")
+_SHORT = {"warning": "warn", "critical": "crit"}
 _RESERVED = frozenset({"ts", "level", "logger", "msg"})
