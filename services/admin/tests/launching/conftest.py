@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 from flyteidl.admin import execution_pb2, launch_plan_pb2, task_pb2, workflow_pb2
+from flyteidl.admin.common_pb2 import NamedEntityIdentifier
+from flyteidl.admin.matchable_resource_pb2 import MatchingAttributes
 from flyteidl.core import interface_pb2, literals_pb2, types_pb2
-from flyteidl.core.identifier_pb2 import Identifier, ResourceType
+from flyteidl.core.identifier_pb2 import Identifier, ResourceType, WorkflowExecutionIdentifier
 from flyteidl.service.admin_pb2_grpc import AdminServiceStub, add_AdminServiceServicer_to_server
+from google.protobuf.json_format import ParseDict
 
 from aerodrome.admin.config import AdminConfig
 from aerodrome.admin.managers.compiling import Compiler
@@ -41,7 +44,7 @@ class Build:
     """Requests as clients send them."""
 
     @staticmethod
-    def identifier(kind: ResourceType, name: str, version: str = "v1", project: str = PROJECT) -> Identifier:
+    def identifier(kind: ResourceType | str, name: str, version: str = "v1", project: str = PROJECT) -> Identifier:
         return Identifier(resource_type=kind, project=project, domain=DOMAIN, name=name, version=version)
 
     @staticmethod
@@ -85,6 +88,33 @@ class Build:
             parameter.var.CopyFrom(Build.variable(types_pb2.INTEGER))
             parameter.default.CopyFrom(Build.integer(default))
         return request
+
+    @staticmethod
+    def key(name: str) -> WorkflowExecutionIdentifier:
+        return WorkflowExecutionIdentifier(project=PROJECT, domain=DOMAIN, name=name)
+
+    @staticmethod
+    def name(name: str) -> NamedEntityIdentifier:
+        return NamedEntityIdentifier(project=PROJECT, domain=DOMAIN, name=name)
+
+    @staticmethod
+    async def attribute(
+        platform: Platform,
+        kind: str,
+        attributes: dict[str, Any],
+        *,
+        domain: str = "",
+        workflow: str = "",
+        launch_plan: str = "",
+    ) -> None:
+        """Store a matchable attribute of the project."""
+        priority = 1_000 if launch_plan else 100 if workflow else 10 if domain else 5
+        await platform.database.execute(
+            "INSERT INTO resources (project, domain, workflow, launch_plan, resource_type, priority, attributes) "
+            "VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            PROJECT, domain, workflow, launch_plan, kind, priority,
+            ParseDict(attributes, MatchingAttributes()).SerializeToString(),
+        )  # fmt: skip
 
     @staticmethod
     def variable(simple: types_pb2.SimpleType) -> interface_pb2.Variable:

@@ -208,7 +208,7 @@ class RegistrationConfig(Section):
     """Largest task or launch plan, serialized; 0 is no limit."""
     max_execution_spec_bytes: int = Field(default=2**20, ge=0)
     """Largest specification of an execution, without its inputs; 0 is no limit."""
-    inline_compile_bytes: int = Field(default=200_000, ge=0)
+    inline_compile_bytes: int = Field(default=40_000, ge=0)
     """Requests larger than this are compiled in a process of their own, so that the service goes on answering."""
     compile_workers: int = Field(default=1, ge=1)
     """How many such processes there are at most."""

@@ -7,6 +7,7 @@ import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from datetime import timedelta
 from typing import ParamSpec, TypeVar
 
 from flyteidl.admin.workflow_pb2 import WorkflowSpec
@@ -25,13 +26,17 @@ T = TypeVar("T")
 class Compiler:
     """Where workflows are compiled; `close` ends the processes, which are started when first needed.
 
-    `inline_bytes` is the size of a specification up to which it is compiled in this process.
+    `inline_bytes` is the size of a specification up to which it is compiled in this process.  The processes end when
+    nothing was compiled for `idle`, and with them the memory that large workflows took.
     """
 
-    def __init__(self, *, inline_bytes: int, workers: int) -> None:
+    def __init__(self, *, inline_bytes: int, workers: int, idle: timedelta = timedelta(seconds=20)) -> None:
         self._inline_bytes = inline_bytes
         self._workers = workers
+        self._idle_seconds = idle.total_seconds()
         self._pool: ProcessPoolExecutor | None = None
+        self._running = 0
+        self._timer: asyncio.TimerHandle | None = None
 
     async def needs_of(self, spec: WorkflowSpec) -> Needs:
         """What the workflow refers to.  Raises InvalidArgument with the compiler's errors."""
@@ -68,6 +73,8 @@ class Compiler:
 
     async def close(self) -> None:
         """End the processes; what they still compute is given up."""
+        if self._timer is not None:
+            self._timer.cancel()
         pool, self._pool = self._pool, None
         if pool is not None:
             await asyncio.to_thread(pool.shutdown, wait=True, cancel_futures=True)
@@ -80,6 +87,9 @@ class Compiler:
         if self._pool is None:
             self._pool = ProcessPoolExecutor(self._workers, mp_context=multiprocessing.get_context("spawn"))
         pool = self._pool
+        self._running += 1
+        if self._timer is not None:
+            self._timer.cancel()
         try:
             return await asyncio.get_running_loop().run_in_executor(pool, function, *args)
         except BrokenProcessPool as error:
@@ -90,3 +100,12 @@ class Compiler:
                 "the process that compiled the workflow ended before it was done, perhaps for lack of memory; "
                 "register it again"
             ) from error
+        finally:
+            self._running -= 1
+            if self._running == 0:
+                self._timer = asyncio.get_running_loop().call_later(self._idle_seconds, self._end_idle)
+
+    def _end_idle(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=False)
