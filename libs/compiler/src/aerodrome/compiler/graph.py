@@ -6,24 +6,24 @@ graph.  Source: control-plane specification, sections 2.3 to 2.7.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
 from flyteidl.core.compiler_pb2 import CompiledWorkflow
 from flyteidl.core.condition_pb2 import BooleanExpression, ComparisonExpression, Operand
 from flyteidl.core.literals_pb2 import Binding, BindingData, Scalar
-from flyteidl.core.types_pb2 import LiteralType, OutputReference, SimpleType, UnionType
+from flyteidl.core.types_pb2 import LiteralType, OutputReference
 from flyteidl.core.workflow_pb2 import ArrayNode, GateNode, IfElseBlock, Node, WorkflowNode
 
 from aerodrome.compiler.errors import END_NODE, START_NODE, Code, Collector, clip, clip_list
 from aerodrome.compiler.identity import Key, key_of
-from aerodrome.compiler.library import UNKNOWN, Interface, Library, Types, types_of
+from aerodrome.compiler.library import UNKNOWN, Interface, Library, Types, must_be_bound, types_of
 from aerodrome.compiler.requirements import branch_bodies
 from aerodrome.compiler.tasks import check_variables, normalize_interface
 from aerodrome.compiler.types import (
+    Budget,
     InvalidLiteralType,
-    accepts_none,
     castable,
     declares_fields,
     field_type,
@@ -42,10 +42,14 @@ MAX_PROBLEMS_PER_BINDING = 5
 MAX_BINDING_STEPS = 5_000_000
 """Parts of nested bindings compared with types in one template, before its bindings count as too large."""
 
+MAX_NAMES = 100
+"""Names among which a missing one is looked for by the reader; of more, only their number is said."""
+
+MAX_CASTING_STEPS = 5_000_000
+"""Pairs of parts of types compared in one template, before its types count as too large."""
+
 _INDEXED_VARIABLE = re.compile(r"\[[0-9]+\]\.(.+)", re.ASCII | re.DOTALL)
 """`[2].x`: the element 2 of the output x."""
-
-_NONE = LiteralType(simple=SimpleType.NONE)
 
 
 def compile_graph(
@@ -77,6 +81,8 @@ class _Vertex:
     """For a branch body: the node of the graph that it is in."""
     passed: Mapping[str, Binding] = field(default_factory=dict)
     """For an approval: the binding whose value each output repeats."""
+    passed_types: dict[str, LiteralType | None] = field(default_factory=dict)
+    """For an approval: its outputs; their types are filled in when they are known."""
     explicit: Sequence[str] = ()
     """Ids of the nodes that it waits for without reading their outputs."""
     upstream: set[str] = field(default_factory=set)
@@ -95,6 +101,8 @@ class _Graph:
         self._aside: dict[str, _Vertex] = {}
         """Branch bodies and the failure node, by id."""
         self._steps = MAX_BINDING_STEPS
+        self._budget = Budget(MAX_CASTING_STEPS)
+        self._casting: dict[tuple[int, int], tuple[LiteralType, LiteralType, bool]] = {}
 
     def compile(self, may_be_empty: bool) -> None:
         template = self._template
@@ -106,7 +114,8 @@ class _Graph:
             self._errors.add(Code.NO_NODES_FOUND, START_NODE, "The workflow has no nodes.")
             return
         start = Interface({}, types_of(template.interface.inputs))
-        end = Interface(types_of(template.interface.outputs), {})
+        outputs = types_of(template.interface.outputs)
+        end = Interface(outputs, {}, must_be_bound(outputs))
         self._nodes[START_NODE] = _Vertex(START_NODE, (), start)
         self._nodes[END_NODE] = _Vertex(END_NODE, template.outputs, end)
         for node in nodes:
@@ -139,17 +148,18 @@ class _Graph:
         node.upstream_node_ids.sort()
         vertex = _Vertex(node.id, node.inputs, UNKNOWN, branch, explicit=node.upstream_node_ids)
         among[node.id] = vertex
-        bound = frozenset(binding.var for binding in node.inputs)
         if node.WhichOneof("target") == "branch_node":
-            interface = self._branch(node, bound, branch or (node.id if among is self._nodes else None))
+            interface = self._branch(node, branch or (node.id if among is self._nodes else None))
         else:
-            interface = self._interface(node, node.id, bound)
+            interface = self._interface(node, node.id)
             if node.gate_node.HasField("approve"):
                 vertex.passed = {binding.var: binding for binding in node.inputs}
+                vertex.passed_types = dict.fromkeys(vertex.passed)
+                interface = Interface(None, vertex.passed_types)
         self._alias(node, vertex, interface)
 
-    def _interface(self, node: Node, node_id: str, bound: frozenset[str]) -> Interface:
-        """Inputs and outputs of a node that is not a branch; `bound` are the variables that it is given."""
+    def _interface(self, node: Node, node_id: str) -> Interface:
+        """Inputs and outputs of a node that is not a branch; of an approval, `_add` knows the outputs."""
         match node.WhichOneof("target"):
             case "task_node":
                 if not node.task_node.HasField("reference_id"):
@@ -158,16 +168,16 @@ class _Graph:
                 key = key_of(node.task_node.reference_id)
                 return self._found(self._library.task(key), Code.TASK_REFERENCE_NOT_FOUND, node_id, "task", key)
             case "workflow_node":
-                return self._workflow(node.workflow_node, node_id, bound)
+                return self._workflow(node.workflow_node, node_id)
             case "gate_node":
-                return self._gate(node.gate_node, node_id, bound)
+                return self._gate(node.gate_node, node_id)
             case "array_node":
-                return self._array(node.array_node, node_id, bound)
+                return self._array(node.array_node, node_id)
             case _:
                 self._errors.add(Code.VALUE_REQUIRED, node_id, "Target is required: the node does nothing.")
                 return UNKNOWN
 
-    def _workflow(self, node: WorkflowNode, node_id: str, bound: frozenset[str]) -> Interface:
+    def _workflow(self, node: WorkflowNode, node_id: str) -> Interface:
         missing = Code.WORKFLOW_REFERENCE_NOT_FOUND
         match node.WhichOneof("reference"):
             case "sub_workflow_ref":
@@ -177,7 +187,7 @@ class _Graph:
                 key = key_of(node.launchplan_ref)
                 if key == self._own_key:
                     return self._found(self._library.workflow(key), missing, node_id, "workflow", key)
-                return self._found(self._library.launch_plan(key, bound), missing, node_id, "launch plan", key)
+                return self._found(self._library.launch_plan(key), missing, node_id, "launch plan", key)
             case _:
                 self._errors.add(Code.VALUE_REQUIRED, node_id, "WorkflowNode.Reference is required.")
                 return UNKNOWN
@@ -188,12 +198,12 @@ class _Graph:
             return UNKNOWN
         return interface
 
-    def _gate(self, node: GateNode, node_id: str, bound: frozenset[str]) -> Interface:
+    def _gate(self, node: GateNode, node_id: str) -> Interface:
         match node.WhichOneof("condition"):
             case "approve":
                 if not node.approve.signal_id:
                     self._errors.add(Code.VALUE_REQUIRED, node_id, "Approve.SignalId is required.")
-                return Interface(None, dict.fromkeys(sorted(bound)))
+                return UNKNOWN
             case "signal":
                 signal = node.signal
                 typed = signal.type.WhichOneof("type") is not None
@@ -211,7 +221,7 @@ class _Graph:
                 self._errors.add(Code.NO_CONDITION_FOUND, node_id, "The gate node has no condition.")
                 return UNKNOWN
 
-    def _array(self, node: ArrayNode, node_id: str, bound: frozenset[str]) -> Interface:
+    def _array(self, node: ArrayNode, node_id: str) -> Interface:
         """The interface of the inner node; as lists, where the inner node's own interface was left as it is."""
         if not node.HasField("node"):
             self._errors.add(Code.VALUE_REQUIRED, node_id, "ArrayNode.Node is required.")
@@ -222,16 +232,11 @@ class _Graph:
         for binding in node.node.inputs:
             for promise in _promises(binding.binding):
                 promise.node_id = promise.node_id or START_NODE
-        inner = self._interface(node.node, node_id, bound)
+        inner = self._interface(node.node, node_id)
         if not node.is_original_sub_node_interface.value:
             return inner
         some_may_fail = node.HasField("min_success_ratio") and node.min_success_ratio != 1.0
-        whole = set(node.bound_inputs)
-        inputs, outputs = inner.inputs, inner.outputs
-        return Interface(
-            inputs and {name: t if name in whole else _list_of(t, False) for name, t in inputs.items()},
-            outputs and {name: _list_of(t, some_may_fail) for name, t in outputs.items()},
-        )
+        return self._library.mapped(inner, frozenset(node.bound_inputs), some_may_fail)
 
     def _alias(self, node: Node, vertex: _Vertex, interface: Interface) -> None:
         """Give the vertex its interface, with outputs under the names that others know them by."""
@@ -263,18 +268,18 @@ class _Graph:
             outputs[known_as] = declared
             if name in vertex.passed:
                 passed[known_as] = vertex.passed[name]
-        vertex.interface = Interface(interface.inputs, outputs)
-        vertex.passed = passed
+        vertex.interface = Interface(interface.inputs, outputs, interface.required)
+        vertex.passed, vertex.passed_types = passed, outputs
 
     # --- branches ----------------------------------------------------------------------------------------------------
 
-    def _branch(self, node: Node, bound: frozenset[str], branch: str | None) -> Interface:
+    def _branch(self, node: Node, branch: str | None) -> Interface:
         """Check the cases of a branch node, and make its bodies vertices aside, with the branch's id before their own.
 
         The outputs are those that all bodies have.
         """
         if_else = node.branch_node.if_else
-        self._check_cases(if_else, node.id, bound)
+        self._check_cases(if_else, node.id, frozenset(binding.var for binding in node.inputs))
         first_of: dict[str, Node] = {}
         repeated: list[tuple[Node, Node]] = []
         bodies: list[Node] = []
@@ -411,10 +416,8 @@ class _Graph:
                     if at in settled:
                         continue
                     settled.add(at)
-                    owner = self._nodes[at[0]]
-                    outputs = dict(owner.interface.outputs or {})
-                    outputs[at[1]] = None if source is not None and source not in settled else self._value_type(binding)
-                    owner.interface = Interface(owner.interface.inputs, outputs)
+                    if source is None or source in settled:
+                        self._nodes[at[0]].passed_types[at[1]] = self._value_type(binding)
 
     def _passed_source(self, binding: BindingData) -> tuple[str, str] | None:
         """The output of another approval that a binding reads."""
@@ -467,14 +470,13 @@ class _Graph:
                     if expected is not None:
                         for problem in islice(self._misfits(data, expected), MAX_PROBLEMS_PER_BINDING):
                             self._errors.add(problem.code, vertex.id, f"The input [{clip(var)}]: {problem.text}")
-        for name, declared in (inputs or {}).items():
-            if name not in seen and (declared is None or not accepts_none(declared)):
-                what = "The workflow output" if vertex.id == END_NODE else "The input"
-                self._errors.add(Code.PARAMETER_NOT_BOUND, vertex.id, f"{what} [{clip(name)}] is not bound.")
+        for name in sorted(vertex.interface.required - seen):
+            what = "The workflow output" if vertex.id == END_NODE else "The input"
+            self._errors.add(Code.PARAMETER_NOT_BOUND, vertex.id, f"{what} [{clip(name)}] is not bound.")
 
     def _no_input(self, node_id: str, var: str, inputs: Types) -> str:
         what = "output of the workflow" if node_id == END_NODE else "input of what the node runs"
-        return f"[{clip(var)}] is no {what}; there are [{clip_list(sorted(inputs), ', ')}]."
+        return f"[{clip(var)}] is no {what}; {_there_are(inputs)}."
 
     def _bind_promise(self, vertex: _Vertex, var: str, promise: OutputReference, expected: LiteralType | None) -> None:
         promise.node_id = promise.node_id or START_NODE
@@ -483,7 +485,7 @@ class _Graph:
         found = self._resolve(promise)
         if isinstance(found, _Problem):
             self._errors.add(found.code, vertex.id, f"The input [{clip(var)}]: {found.text}")
-        elif found is not None and expected is not None and not castable(found, expected):
+        elif found is not None and expected is not None and not self._casts(found, expected):
             up, down = type_texts(found, expected)
             self._errors.add(
                 Code.MISMATCHING_TYPES,
@@ -510,7 +512,7 @@ class _Graph:
             what = "input of the workflow" if node_id == START_NODE else f"output of the node [{clip(node_id)}]"
             return _Problem(
                 Code.VARIABLE_NAME_NOT_FOUND,
-                f"[{clip(name)}] is no {what}; there are [{clip_list(sorted(outputs), ', ')}].",
+                f"[{clip(name)}] is no {what}; {_there_are(outputs)}.",
             )
         declared = outputs[name]
         if declared is None:
@@ -533,7 +535,7 @@ class _Graph:
                     return _Problem(
                         Code.FIELD_NOT_FOUND,
                         f"[{clip(node_id)}.{clip(name)}] has no field [{clip(attribute.string_value)}]; "
-                        f"there are [{clip_list(sorted(declared.structure.dataclass_type), ', ')}].",
+                        f"{_there_are(declared.structure.dataclass_type)}.",
                     )
                 declared = inner
         return declared
@@ -549,10 +551,10 @@ class _Graph:
             case None:
                 yield _Problem(Code.VALUE_REQUIRED, "an element is bound to nothing.")
             case "scalar":
-                yield from _scalar_misfits(data.scalar, expected)
+                yield from self._scalar_misfits(data.scalar, expected)
             case "promise":
                 found = self._resolve(data.promise)
-                if isinstance(found, LiteralType) and not castable(found, expected):
+                if isinstance(found, LiteralType) and not self._casts(found, expected):
                     up, down = type_texts(found, expected)
                     yield _Problem(
                         Code.MISMATCHING_TYPES,
@@ -562,7 +564,7 @@ class _Graph:
                 inferred = data.offloaded_metadata.inferred_type
                 if inferred.WhichOneof("type") is None:
                     yield _Problem(Code.UNRECOGNIZED_VALUE, "the offloaded value has no inferred type.")
-                elif not castable(inferred, expected):
+                elif not castable(inferred, expected, self._budget):
                     yield _mismatch(inferred, expected)
             case _ if wanted == "union_type":
                 yield from self._union_misfits(data, expected)
@@ -587,6 +589,30 @@ class _Graph:
                 return
         if fitting == 0:
             yield _Problem(Code.INCOMPATIBLE_BINDING_UNION_VALUE, f"no variant of {type_text(expected)} accepts it.")
+
+    def _scalar_misfits(self, scalar: Scalar, expected: LiteralType) -> Iterator[_Problem]:
+        try:
+            found = scalar_type(scalar)
+        except InvalidLiteralType as why:
+            yield _Problem(Code.UNRECOGNIZED_VALUE, f"{why}.")
+            return
+        if not castable(found, expected, self._budget):
+            yield _mismatch(found, expected)
+        elif expected.WhichOneof("type") == "enum_type" and scalar.primitive.HasField("string_value"):
+            value = scalar.primitive.string_value
+            if value not in expected.enum_type.values:
+                yield _Problem(Code.ILLEGAL_ENUM_VALUE, f"[{clip(value)}] is no value of {type_text(expected)}.")
+
+    def _casts(self, found: LiteralType, expected: LiteralType) -> bool:
+        """`castable`, remembered: the same output is read many times."""
+        key = id(found), id(expected)
+        if key not in self._casting:
+            # The types are kept as well, so that no others can get their identities.
+            self._casting[key] = found, expected, castable(found, expected, self._budget)
+            if self._budget.left <= 0:
+                self._errors.add(Code.INVALID_VALUE, START_NODE, "The types of the workflow are too large to compare.")
+                self._errors.check()
+        return self._casting[key][2]
 
     # --- edges -------------------------------------------------------------------------------------------------------
 
@@ -708,28 +734,12 @@ def _promise_text(promise: OutputReference) -> str:
     return text
 
 
-def _scalar_misfits(scalar: Scalar, expected: LiteralType) -> Iterator[_Problem]:
-    try:
-        found = scalar_type(scalar)
-    except InvalidLiteralType as why:
-        yield _Problem(Code.UNRECOGNIZED_VALUE, f"{why}.")
-        return
-    if not castable(found, expected):
-        yield _mismatch(found, expected)
-    elif expected.WhichOneof("type") == "enum_type" and scalar.primitive.HasField("string_value"):
-        value = scalar.primitive.string_value
-        if value not in expected.enum_type.values:
-            yield _Problem(Code.ILLEGAL_ENUM_VALUE, f"[{clip(value)}] is no value of {type_text(expected)}.")
-
-
 def _mismatch(found: LiteralType, expected: LiteralType) -> _Problem:
     up, down = type_texts(found, expected)
     return _Problem(Code.MISMATCHING_TYPES, f"a value of type {up} is bound where {down} is expected.")
 
 
-def _list_of(declared: LiteralType | None, some_may_fail: bool) -> LiteralType | None:
-    if declared is None:
-        return None
-    if some_may_fail and not accepts_none(declared):
-        declared = LiteralType(union_type=UnionType(variants=[declared, _NONE]))
-    return LiteralType(collection_type=declared)
+def _there_are(names: Collection[str]) -> str:
+    if len(names) > MAX_NAMES:
+        return f"there are {len(names)} others"
+    return f"there are [{clip_list(sorted(names), ', ')}]"

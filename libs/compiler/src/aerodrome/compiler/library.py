@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 from flyteidl.core.compiler_pb2 import CompiledTask
 from flyteidl.core.interface_pb2 import ParameterMap, TypedInterface, VariableMap
-from flyteidl.core.types_pb2 import LiteralType
+from flyteidl.core.types_pb2 import LiteralType, SimpleType, UnionType
 from flyteidl.core.workflow_pb2 import WorkflowTemplate
 
 from aerodrome.compiler.identity import Key
+from aerodrome.compiler.types import accepts_none
 
 Types = Mapping[str, LiteralType | None]
 """Types of variables by name; None where the variable exists and its type is not known."""
@@ -24,10 +25,12 @@ class LaunchPlanInterface:
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """Inputs and outputs of a node.  None where they are not known, or where any name will do."""
+    """Inputs and outputs of a node; None where they are not known, or where any name will do."""
 
     inputs: Types | None
     outputs: Types | None
+    required: frozenset[str] = frozenset()
+    """Inputs that have to be bound."""
 
 
 UNKNOWN = Interface(None, None)
@@ -43,8 +46,13 @@ def _known(declared: LiteralType) -> LiteralType | None:
     return declared if declared.WhichOneof("type") is not None else None
 
 
+def must_be_bound(inputs: Types) -> frozenset[str]:
+    """The inputs that may not stay unbound: all but those that accept None."""
+    return frozenset(name for name, declared in inputs.items() if declared is None or not accepts_none(declared))
+
+
 class Library:
-    """Interfaces by key.  The sub-workflow that contains everything else is known by its own key too."""
+    """Interfaces by key.  The workflow that contains everything else is known by its own key too."""
 
     def __init__(
         self,
@@ -56,7 +64,7 @@ class Library:
         self._workflows = workflows
         self._launch_plans = launch_plans
         self._interfaces: dict[tuple[str, Key], Interface] = {}
-        self._required: dict[Key, frozenset[str]] = {}
+        self._lists: dict[tuple[int, frozenset[str], bool], tuple[Interface, Interface]] = {}
 
     def task(self, key: Key) -> Interface | None:
         """The interface of a task; None if there is no such task."""
@@ -74,24 +82,40 @@ class Library:
             self._interfaces["workflow", key] = _interface(self._workflows[key].interface)
         return self._interfaces["workflow", key]
 
-    def launch_plan(self, key: Key, bound: frozenset[str]) -> Interface | None:
-        """The interface of a launch plan for a node that binds `bound`; None if there is no such launch plan.
-
-        Its inputs are the required parameters, and those with a default that the node binds.
-        """
+    def launch_plan(self, key: Key) -> Interface | None:
+        """The interface of a launch plan, whose defaults need not be bound; None if there is no such launch plan."""
         if ("launch plan", key) not in self._interfaces:
             if key not in self._launch_plans:
                 return None
             plan = self._launch_plans[key]
             parameters = plan.expected_inputs.parameters
             inputs = {name: _known(parameter.var.type) for name, parameter in parameters.items()}
-            self._interfaces["launch plan", key] = Interface(inputs, types_of(plan.expected_outputs))
-            self._required[key] = frozenset(name for name, parameter in parameters.items() if parameter.required)
-        interface = self._interfaces["launch plan", key]
-        assert interface.inputs is not None
-        wanted = self._required[key] | bound
-        return Interface({name: kind for name, kind in interface.inputs.items() if name in wanted}, interface.outputs)
+            required = frozenset(name for name in must_be_bound(inputs) if parameters[name].required)
+            self._interfaces["launch plan", key] = Interface(inputs, types_of(plan.expected_outputs), required)
+        return self._interfaces["launch plan", key]
+
+    def mapped(self, interface: Interface, whole: frozenset[str], some_may_fail: bool) -> Interface:
+        """An interface as lists: inputs but for those in `whole`, and outputs, with None for items that may fail."""
+        key = id(interface), whole, some_may_fail
+        if key not in self._lists:
+            inputs, outputs = interface.inputs, interface.outputs
+            if inputs is not None:
+                inputs = {name: t if name in whole else _list_of(t, False) for name, t in inputs.items()}
+            if outputs is not None:
+                outputs = {name: _list_of(t, some_may_fail) for name, t in outputs.items()}
+            # The interface is kept as well, so that no other can get its identity.
+            self._lists[key] = interface, Interface(inputs, outputs, interface.required)
+        return self._lists[key][1]
 
 
 def _interface(interface: TypedInterface) -> Interface:
-    return Interface(types_of(interface.inputs), types_of(interface.outputs))
+    inputs = types_of(interface.inputs)
+    return Interface(inputs, types_of(interface.outputs), must_be_bound(inputs))
+
+
+def _list_of(declared: LiteralType | None, some_may_fail: bool) -> LiteralType | None:
+    if declared is None:
+        return None
+    if some_may_fail and not accepts_none(declared):
+        declared = LiteralType(union_type=UnionType(variants=[declared, LiteralType(simple=SimpleType.NONE)]))
+    return LiteralType(collection_type=declared)

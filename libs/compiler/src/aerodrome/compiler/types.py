@@ -20,13 +20,16 @@ from aerodrome.compiler import json_schema
 from aerodrome.compiler.errors import clip
 
 MAX_STEPS = 50_000
-"""Pairs of types compared before two types count as not castable."""
+"""Pairs of parts of two types compared before the types count as not castable."""
 
 MAX_TEXT_CHARS = 240
 """Length of the text of one type."""
 
-_TEXT_DEPTH = 6
-_TEXT_ITEMS = 8
+_SCHEMA_BYTES_PER_STEP = 64
+"""Comparing JSON schemas costs as much as comparing one pair of types for so many of their bytes."""
+
+_TEXT_DEPTH = 8
+_TEXT_ITEMS = 6
 
 _NONE = LiteralType(simple=SimpleType.NONE)
 
@@ -70,15 +73,30 @@ class InvalidLiteralType(ValueError):
 # --- castability -----------------------------------------------------------------------------------------------------
 
 
-def castable(upstream: LiteralType, downstream: LiteralType) -> bool:
+class Budget:
+    """How much comparing of types may still be done; shared by comparisons that should not take long together."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+
+def castable(upstream: LiteralType, downstream: LiteralType, budget: Budget | None = None) -> bool:
     """Whether a value of type `upstream` may be given to a variable of type `downstream`.
 
-    Types that are too large to compare (more than `MAX_STEPS` pairs of their parts) are not castable.
+    Types that are too large to compare (more than `MAX_STEPS` pairs of their parts), and all that are compared when the
+    `budget` is used up, are not castable.
     """
+    if upstream == downstream:
+        return True
+    steps = MAX_STEPS if budget is None else min(MAX_STEPS, budget.left)
+    casting = _Casting(steps)
     try:
-        return _Casting().casts(upstream, downstream)
+        return casting.casts(upstream, downstream)
     except (_TooLarge, RecursionError):
         return False
+    finally:
+        if budget is not None:
+            budget.left -= steps - max(0, casting.left)
 
 
 def accepts_none(declared: LiteralType) -> bool:
@@ -95,15 +113,13 @@ class _TooLarge(Exception):
 class _Casting:
     """One comparison of two types, which may take only so many steps."""
 
-    def __init__(self) -> None:
-        self._steps = MAX_STEPS
+    def __init__(self, steps: int) -> None:
+        self.left = steps
 
     def casts(self, up: LiteralType, down: LiteralType) -> bool:
         if up == down:
             return True
-        self._steps -= 1
-        if self._steps < 0:
-            raise _TooLarge
+        self._spend(1)
         up_kind, down_kind = up.WhichOneof("type"), down.WhichOneof("type")
         if up_kind == "union_type" and len(up.union_type.variants) == 1 and self.casts(up.union_type.variants[0], down):
             return True
@@ -123,7 +139,12 @@ class _Casting:
             case "structured_dataset_type":
                 return self._to_structured_dataset(up, down.structured_dataset_type)
             case _:
-                return _to_trivial(up, down)
+                return self._to_trivial(up, down)
+
+    def _spend(self, steps: int) -> None:
+        self.left -= steps
+        if self.left < 0:
+            raise _TooLarge
 
     def _to_union(self, up: LiteralType, down: UnionType) -> bool:
         if up.WhichOneof("type") == "union_type":
@@ -158,6 +179,22 @@ class _Casting:
             case _:
                 return False
 
+    def _to_trivial(self, up: LiteralType, down: LiteralType) -> bool:
+        """Simple types, enumerations, and whatever is declared without a type."""
+        if _is_none(down):
+            return _is_none(up)
+        up_enum, down_enum = up.WhichOneof("type") == "enum_type", down.WhichOneof("type") == "enum_type"
+        if (up_enum and _is_simple(down, SimpleType.STRING)) or (down_enum and _is_simple(up, SimpleType.STRING)):
+            return True
+        if up.structure.tag and up.structure.tag != down.structure.tag:
+            return False
+        if _is_simple(up, SimpleType.STRUCT) and _is_simple(down, SimpleType.STRUCT):
+            if not up.HasField("metadata") or not down.HasField("metadata"):
+                return True
+            self._spend((up.metadata.ByteSize() + down.metadata.ByteSize()) // _SCHEMA_BYTES_PER_STEP)
+            return json_schema.covers(up.metadata, down.metadata)
+        return _bare(up) == _bare(down)
+
 
 def _to_schema(up: LiteralType, down: SchemaType) -> bool:
     want = {column.name: column.type for column in down.columns}
@@ -177,22 +214,6 @@ def _to_schema(up: LiteralType, down: SchemaType) -> bool:
             )
         case _:
             return False
-
-
-def _to_trivial(up: LiteralType, down: LiteralType) -> bool:
-    """Simple types, enumerations, and whatever is declared without a type."""
-    if _is_none(down):
-        return _is_none(up)
-    up_enum, down_enum = up.WhichOneof("type") == "enum_type", down.WhichOneof("type") == "enum_type"
-    if (up_enum and _is_simple(down, SimpleType.STRING)) or (down_enum and _is_simple(up, SimpleType.STRING)):
-        return True
-    if up.structure.tag and up.structure.tag != down.structure.tag:
-        return False
-    if _is_simple(up, SimpleType.STRUCT) and _is_simple(down, SimpleType.STRUCT):
-        if not up.HasField("metadata") or not down.HasField("metadata"):
-            return True
-        return json_schema.covers(up.metadata, down.metadata)
-    return _bare(up) == _bare(down)
 
 
 def _bare(declared: LiteralType) -> LiteralType:
@@ -283,8 +304,12 @@ def _element_type(literals: Iterable[Literal]) -> LiteralType:
     """One type for the elements of a collection or a map."""
     distinct: dict[bytes, LiteralType] = {}
     empty: LiteralType | None = None
+    last: LiteralType | None = None
     for literal in literals:
         found = literal_type(literal)
+        if found is last:  # the types of primitives are shared
+            continue
+        last = found
         if found.WhichOneof("type") == "collection_type" and _is_none(found.collection_type):
             empty = found  # an empty list among others says nothing about the element type
         else:
@@ -332,7 +357,7 @@ def _detail(declared: LiteralType) -> str:
 
 
 def _text(declared: LiteralType, depth: int) -> str:
-    if depth == 0:
+    if depth <= 0:
         return "..."
     match declared.WhichOneof("type"):
         case "simple":
@@ -342,7 +367,7 @@ def _text(declared: LiteralType, depth: int) -> str:
         case "map_value_type":
             return f"Dict[str, {_text(declared.map_value_type, depth - 1)}]"
         case "union_type":
-            return _union_text(declared.union_type, depth - 1)
+            return _union_text(declared.union_type, depth - 2)
         case "enum_type":
             return f"Enum[{_joined(declared.enum_type.values, '|')}]"
         case "blob":
@@ -352,7 +377,7 @@ def _text(declared: LiteralType, depth: int) -> str:
             return f"Schema[{_joined((column.name for column in declared.schema.columns), ', ')}]"
         case "structured_dataset_type":
             dataset = declared.structured_dataset_type
-            columns = _joined((f"{c.name}: {_text(c.literal_type, depth - 1)}" for c in dataset.columns), ", ")
+            columns = _joined((f"{c.name}: {_text(c.literal_type, depth - 2)}" for c in dataset.columns), ", ")
             return f"StructuredDataset[{'; '.join(part for part in (clip(dataset.format), columns) if part)}]"
         case _:
             return "no type"
