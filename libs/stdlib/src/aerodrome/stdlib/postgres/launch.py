@@ -12,7 +12,9 @@ import ctypes
 import os
 import sys
 
-_PR_SET_KEEPCAPS = 8
+_PR_SET_SECUREBITS = 28
+_NO_SETUID_FIXUP = 1 << 2
+_KEEP_CAPS = 1 << 4
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_RAISE = 2
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -30,7 +32,8 @@ def main(arguments: list[str]) -> None:
     """Replace this process; returns only by raising OSError."""
     uid, gid, capability = (int(word) for word in arguments[:3])
     libc = ctypes.CDLL(None, use_errno=True)
-    _check(libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0))
+    # Without the fixup access(2) honours the capability too, with which PostgreSQL looks for its own files.
+    _check(libc.prctl(_PR_SET_SECUREBITS, _NO_SETUID_FIXUP | _KEEP_CAPS, 0, 0, 0))
     os.setgroups([])
     os.setgid(gid)
     os.setuid(uid)
