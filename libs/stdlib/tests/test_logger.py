@@ -37,7 +37,7 @@ def _restored() -> Iterator[None]:
 
 def written(form: str = "json", level: int | str = "debug", **more: Any) -> io.StringIO:
     stream = io.StringIO()
-    configure(LoggerConfig(level=level, formatter=LogFormat(type=form), **more), stream)  # type: ignore[arg-type]
+    configure(LoggerConfig(level=level, formatter=LogFormat(type=form), **more), stream)
     return stream
 
 

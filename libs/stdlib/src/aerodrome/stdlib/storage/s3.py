@@ -50,6 +50,7 @@ DELETE_BATCH = 1000
 
 CONNECT_SECONDS = 5
 READ_SECONDS = 30
+MAX_ATTEMPTS = 4
 
 MD5_METADATA = "flytecontentmd5"
 """The user metadata that keeps an upload's MD5, as S3 returns its name."""
@@ -137,7 +138,7 @@ class S3Storage:
                     connect_timeout=CONNECT_SECONDS,
                     read_timeout=READ_SECONDS,
                     max_pool_connections=64,
-                    retries={"max_attempts": 4, "mode": "standard"},
+                    retries={"total_max_attempts": MAX_ATTEMPTS, "mode": "standard"},
                     request_checksum_calculation="when_required",
                     response_checksum_validation="when_required",
                 ),
@@ -384,7 +385,9 @@ class S3Storage:
 @contextmanager
 def _translated(reference: str) -> Iterator[None]:
     """Turns what botocore and the service say about `reference` into the errors that callers know."""
+    from aiohttp import ClientError as BrokenAnswer
     from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
+    from botocore.exceptions import ConnectionError as NoConnection
 
     try:
         yield
@@ -401,7 +404,7 @@ def _translated(reference: str) -> Iterator[None]:
         raise Internal(f"{said}: {error.response.get('Error', {}).get('Message', '')}") from error
     except NoCredentialsError as error:
         raise PermissionDenied(f"[{reference[:1024]}]: no credentials for the storage service were found") from error
-    except (HTTPClientError, TimeoutError, OSError) as error:
+    except (HTTPClientError, NoConnection, BrokenAnswer, TimeoutError, OSError) as error:
         raise Unavailable(f"[{reference[:1024]}]: the storage service cannot be reached: {error}") from error
     except BotoCoreError as error:
         raise Internal(f"[{reference[:1024]}]: {error}") from error
