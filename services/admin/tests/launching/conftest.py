@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,12 @@ from flyteidl.admin.common_pb2 import NamedEntityIdentifier
 from flyteidl.admin.matchable_resource_pb2 import MatchingAttributes
 from flyteidl.core import interface_pb2, literals_pb2, types_pb2
 from flyteidl.core.identifier_pb2 import Identifier, ResourceType, WorkflowExecutionIdentifier
-from flyteidl.service.admin_pb2_grpc import AdminServiceStub, add_AdminServiceServicer_to_server
+from flyteidl.service.admin_pb2_grpc import AdminServiceStub
 from google.protobuf.json_format import ParseDict
 
 from aerodrome.admin.config import AdminConfig
-from aerodrome.admin.managers.compiling import Compiler
-from aerodrome.admin.managers.data import DataManager
-from aerodrome.admin.managers.executions import ExecutionManager
-from aerodrome.admin.managers.launch_plans import LaunchPlanManager
-from aerodrome.admin.managers.named_entities import NamedEntityManager
-from aerodrome.admin.managers.projects import ProjectManager
-from aerodrome.admin.managers.reading import ReadingManager
-from aerodrome.admin.managers.tasks import TaskManager
-from aerodrome.admin.managers.workflows import WorkflowManager
-from aerodrome.admin.rpc.admin import AdminRpcs, Managers
+from aerodrome.admin.main import Admin
+from aerodrome.idl.journal.v1.journal_pb2_grpc import JournalServiceStub
 from aerodrome.stdlib.clock import ManualClock
 from aerodrome.stdlib.postgres.database import Database
 from aerodrome.stdlib.postgres.testing import ServerForTests, fresh_database, postgres_server
@@ -135,26 +128,16 @@ class Build:
         return request
 
 
-class Announced:
-    """Remembers which clusters were told about work."""
-
-    def __init__(self) -> None:
-        self.clusters: list[str] = []
-
-    def work_available(self, cluster: str) -> None:
-        self.clusters.append(cluster)
-
-
 @dataclass
 class Platform:
     """A control plane for one test."""
 
     stub: Any
+    journal: Any
     database: Database
     storage: LocalStorage
     clock: ManualClock
     config: AdminConfig
-    announced: Announced = field(default_factory=Announced)
 
 
 @pytest.fixture
@@ -173,26 +156,17 @@ def config() -> AdminConfig:
 async def platform(database: Database, tmp_path: Path, config: AdminConfig) -> AsyncIterator[Platform]:
     clock = ManualClock()
     async with LocalStorage(str(tmp_path / "store")) as storage:
-        announced = Announced()
-        limits = config.registration
-        compiler = Compiler(inline_bytes=limits.inline_compile_bytes, workers=limits.compile_workers)
-        workflows = WorkflowManager(database, storage, clock, config, compiler)
-        managers = Managers(
-            projects=ProjectManager(database, config),
-            tasks=TaskManager(database, clock, config),
-            workflows=workflows,
-            launch_plans=LaunchPlanManager(database, clock, config),
-            names=NamedEntityManager(database),
-            executions=ExecutionManager(database, storage, clock, config, workflows=workflows, announcer=announced),
-            reading=ReadingManager(database),
-            data=DataManager(database, storage, config.remote_data),
-        )
-        await managers.projects.seed()
+        admin = Admin(config, database=database, storage=storage, clock=clock, public_url=lambda: "http://here")
+        await admin.prepare()
         registry = Registry()
-        registry.add(add_AdminServiceServicer_to_server, AdminRpcs(managers))
+        for add_to_server, servicer in admin.services():
+            registry.add(add_to_server, servicer)
+        background = asyncio.create_task(admin.run())
         async with DirectChannel([registry]) as channel:
-            yield Platform(AdminServiceStub(channel), database, storage, clock, config, announced)
-        await compiler.close()
+            yield Platform(AdminServiceStub(channel), JournalServiceStub(channel), database, storage, clock, config)
+        background.cancel()
+        await asyncio.wait({background})
+        assert background.cancelled(), background
 
 
 @pytest.fixture

@@ -108,6 +108,8 @@ class ServerConfig(Section):
 
     host: str = "127.0.0.1"
     """The address to listen on; the loopback unless told otherwise."""
+    insecure_bind: bool = False
+    """Permits an address that other machines reach although callers are not authenticated."""
     http_port: int = Field(default=8088, ge=0, le=65535)
     grpc: GrpcConfig = GrpcConfig()
     security: SecurityConfig = SecurityConfig()

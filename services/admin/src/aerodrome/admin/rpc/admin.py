@@ -8,12 +8,14 @@ from flyteidl.service.admin_pb2_grpc import AdminServiceServicer
 
 from aerodrome.admin.managers.data import DataManager
 from aerodrome.admin.managers.executions import ExecutionManager
+from aerodrome.admin.managers.journal import JournalWriter
 from aerodrome.admin.managers.launch_plans import LaunchPlanManager
 from aerodrome.admin.managers.named_entities import NamedEntityManager
 from aerodrome.admin.managers.projects import ProjectManager
 from aerodrome.admin.managers.reading import ReadingManager
 from aerodrome.admin.managers.tasks import TaskManager
 from aerodrome.admin.managers.workflows import WorkflowManager
+from aerodrome.admin.rpc.events import EventRpcs
 from aerodrome.admin.rpc.launching import LaunchingRpcs
 from aerodrome.admin.rpc.projects import ProjectRpcs
 from aerodrome.admin.rpc.reading import ReadingRpcs
@@ -32,9 +34,10 @@ class Managers:
     executions: ExecutionManager
     reading: ReadingManager
     data: DataManager
+    journal: JournalWriter
 
 
-class AdminRpcs(RegistrationRpcs, ProjectRpcs, LaunchingRpcs, ReadingRpcs, AdminServiceServicer):
+class AdminRpcs(RegistrationRpcs, ProjectRpcs, LaunchingRpcs, ReadingRpcs, EventRpcs, AdminServiceServicer):
     """The servicer of flyteidl.service.AdminService."""
 
     def __init__(self, managers: Managers) -> None:
@@ -46,3 +49,4 @@ class AdminRpcs(RegistrationRpcs, ProjectRpcs, LaunchingRpcs, ReadingRpcs, Admin
         self._executions = managers.executions
         self._reading = managers.reading
         self._data = managers.data
+        self._journal = managers.journal
