@@ -29,6 +29,7 @@ from aerodrome.compiler import (
     LaunchPlanInterface,
     compile_task,
     compile_workflow,
+    identifier_of,
 )
 
 SIMPLE = {
@@ -46,7 +47,7 @@ class Build:
     """Builders; a type may be given as one of the names in `SIMPLE`."""
 
     def identifier(self, kind: int, name: str) -> Identifier:
-        return Identifier(resource_type=kind, project="p", domain="d", name=name, version="v")
+        return identifier_of(Key(kind, "p", "d", name, "v"))
 
     def type(self, declared: "str | LiteralType") -> LiteralType:
         return LiteralType(simple=SIMPLE[declared]) if isinstance(declared, str) else declared
@@ -78,7 +79,9 @@ class Build:
         return compile_task(self.template(name, inputs, outputs))
 
     def promise(self, node_id: str, var: str, *path: "str | int") -> BindingData:
-        steps = [PromiseAttribute(**{"string_value" if isinstance(p, str) else "int_value": p}) for p in path]
+        steps = [
+            PromiseAttribute(string_value=p) if isinstance(p, str) else PromiseAttribute(int_value=p) for p in path
+        ]
         return BindingData(promise=OutputReference(node_id=node_id, var=var, attr_path=steps))
 
     def value(self, value: Any) -> BindingData:

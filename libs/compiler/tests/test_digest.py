@@ -45,7 +45,12 @@ def test_the_order_of_sub_workflows_does_not_change_a_digest(build: Any) -> None
 
 
 def test_a_digest_of_a_launch_plan_covers_all_of_it(build: Any) -> None:
-    base = (build.identifier(3, "lp"), LaunchPlanSpec(), build.parameters(a="int"), build.variables(o="int"))
+    base: tuple[Any, ...] = (
+        build.identifier(3, "lp"),
+        LaunchPlanSpec(),
+        build.parameters(a="int"),
+        build.variables(o="int"),
+    )
     changes: list[tuple[int, Any]] = [
         (0, build.identifier(3, "other")),
         (1, LaunchPlanSpec(role="r")),
@@ -54,7 +59,9 @@ def test_a_digest_of_a_launch_plan_covers_all_of_it(build: Any) -> None:
     ]
     digests = {digest_launch_plan(*base)}
     for index, value in changes:
-        digests.add(digest_launch_plan(*base[:index], value, *base[index + 1 :]))
+        changed = list(base)
+        changed[index] = value
+        digests.add(digest_launch_plan(*changed))
     assert len(digests) == 5
     assert all(len(digest) == 32 for digest in digests)
 

@@ -13,7 +13,7 @@ from aerodrome.compiler import (
     key_of,
 )
 
-PLACE = {"project": "p", "domain": "d", "node_id": "n0", "version": "random"}
+PLACE: dict[str, Any] = {"project": "p", "domain": "d", "node_id": "n0", "version": "random"}
 
 
 def test_a_dynamic_workflow_has_the_outputs_of_its_task(build: Any) -> None:

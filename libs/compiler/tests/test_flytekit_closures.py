@@ -1,5 +1,8 @@
 """What unmodified flytekit serializes compiles, into the graph that its author had in mind."""
 
+# mypy: ignore-errors
+# (calls between flytekit entities have the types of their values when they run, not those of promises)
+
 import enum
 import functools
 import typing

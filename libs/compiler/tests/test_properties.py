@@ -163,7 +163,7 @@ def scribble(source: random.Random, message: Message, depth: int) -> None:
             setattr(message, field.name, scalar(source, field))
 
 
-def scribble_items(source: random.Random, message: Message, field: FieldDescriptor, depth: int) -> None:
+def scribble_items(source: random.Random, message: Message, field: Any, depth: int) -> None:
     items = getattr(message, field.name)
     for _ in range(source.choice((0, 1, 1, 2, 3))):
         if field.message_type is None:
@@ -176,7 +176,7 @@ def scribble_items(source: random.Random, message: Message, field: FieldDescript
             items[source.choice(_WORDS)] = scalar(source, field.message_type.fields_by_name["value"])
 
 
-def scalar(source: random.Random, field: FieldDescriptor) -> Any:
+def scalar(source: random.Random, field: Any) -> Any:
     if field.enum_type is not None:
         return source.choice(field.enum_type.values).number
     match field.cpp_type:

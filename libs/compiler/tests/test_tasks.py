@@ -35,8 +35,8 @@ def test_variables_need_names_and_types(build: Any) -> None:
     template = build.template("t", {}, {})
     template.interface.inputs.variables["x"].CopyFrom(Variable())
     assert errors(template) == ["ValueRequired@t"]
-    template.interface.inputs.variables["x"].type.simple = 1  # type: ignore[assignment]
-    template.interface.outputs.variables[""].type.simple = 1  # type: ignore[assignment]
+    template.interface.inputs.variables["x"].type.simple = 1
+    template.interface.outputs.variables[""].type.simple = 1
     assert errors(template) == ["ValueRequired@t"]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from flyteidl.core.condition_pb2 import BooleanExpression, ComparisonExpression, ConjunctionExpression, Operand
-from flyteidl.core.identifier_pb2 import Identifier
+from flyteidl.core.identifier_pb2 import Identifier, ResourceType
 from flyteidl.core.interface_pb2 import Variable
 from flyteidl.core.literals_pb2 import Binding, BindingData, Scalar
 from flyteidl.core.types_pb2 import EnumType, LiteralType, SimpleType
@@ -25,7 +25,15 @@ from flyteidl.core.workflow_pb2 import (
 )
 from google.protobuf.wrappers_pb2 import BoolValue
 
-from aerodrome.compiler import CompileErrors, LaunchPlanInterface, compile_workflow, identifier_of, key_of, requirements
+from aerodrome.compiler import (
+    CompileErrors,
+    LaunchPlanInterface,
+    compile_workflow,
+    graph,
+    identifier_of,
+    key_of,
+    requirements,
+)
 
 INT = LiteralType(simple=SimpleType.INTEGER)
 
@@ -253,6 +261,13 @@ def test_aliases_rename_outputs(build: Any) -> None:
     assert build.errors(build.workflow(node, build.node("b", "one", a="a.o"))) == ["VariableNameNotFound@b"]
 
 
+def test_a_renamed_approval_keeps_its_type(build: Any) -> None:
+    node = gate(build, "g", o="a.o")
+    node.output_aliases.append(Alias(var="o", alias="other"))
+    template = build.workflow(build.node("a", "one", a=1), node, build.node("z", "text", s="g.other"))
+    assert build.errors(template) == ["MismatchingTypes@z"]
+
+
 # --- requirements ----------------------------------------------------------------------------------------------------
 
 
@@ -273,7 +288,7 @@ def test_requirements_are_found_wherever_they_are(build: Any) -> None:
 
 
 def test_identifiers_survive_becoming_keys(build: Any) -> None:
-    identifier = Identifier(resource_type=3, project="a", domain="b", name="c", version="d")
+    identifier = Identifier(resource_type=ResourceType.LAUNCH_PLAN, project="a", domain="b", name="c", version="d")
     assert identifier_of(key_of(identifier)) == identifier
 
 
@@ -380,7 +395,7 @@ def test_a_node_that_does_nothing_sensible(build: Any, node: Node, code: str) ->
 
 
 def test_bindings_that_are_wrong(build: Any) -> None:
-    def errors(*nodes: Node, **options: Any) -> list[str]:
+    def errors(*nodes: Node, **options: Any) -> Any:
         return build.errors(build.workflow(build.node("s", "one", a=1), *nodes, **options))
 
     assert errors(build.node("n", "one", a=1, b=2)) == ["VariableNameNotFound@n"]
@@ -427,11 +442,11 @@ def test_bindings_to_lists_maps_and_unions(build: Any) -> None:
     }
     task = build.task("many", wanted, {})
 
-    def node(**changed: Any) -> Node:
+    def node(**changed: Any) -> Any:
         given = {"ints": [1, build.promise("s", "o")], "maps": {"k": [1]}, "either": ["x"], **changed}
         return build.node("n", "many", **given)
 
-    def errors(**changed: Any) -> list[str]:
+    def errors(**changed: Any) -> Any:
         return build.errors(build.workflow(build.node("s", "one", a=1), node(**changed)), tasks=[task])
 
     closure = build.compile(build.workflow(build.node("s", "one", a=1), node()), tasks=[task])
@@ -599,6 +614,27 @@ def test_errors_stay_small_whatever_is_wrong(build: Any) -> None:
     assert len(str(caught.value)) < 20_000
     assert len(caught.value.errors) <= 1_000
     assert all(len(error.description) < 1_000 and "\n" not in error.description for error in caught.value.errors)
+
+
+def test_of_many_names_only_the_number_is_said(build: Any) -> None:
+    wide = build.task("wide", {f"x{index}": build.union("int", "none") for index in range(50_000)}, {})
+    with pytest.raises(CompileErrors, match="there are 50000 others"):
+        build.compile(build.workflow(build.node("n", "wide", missing=1)), tasks=[wide])
+
+
+def test_types_that_take_too_long_to_compare_are_refused(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "MAX_CASTING_STEPS", 50_000)
+    inputs, outputs = {}, {}
+    for index in range(20):
+        up, down = build.type("int"), build.type("str")
+        for _ in range(20):  # each level doubles the pairs to be compared
+            up, down = build.union(up), build.union(down, build.map_of("float"))
+        up.structure.tag = down.structure.tag = str(index)
+        inputs[f"x{index}"], outputs[f"x{index}"] = down, up
+    tasks = [build.task("from", {}, outputs), build.task("to", inputs, {})]
+    promises = {name: build.promise("n", name) for name in inputs}
+    template = build.workflow(build.node("n", "from"), build.node("m", "to", **promises))
+    assert "InvalidValue@start-node" in build.errors(template, tasks=tasks)
 
 
 def test_compile_errors_survive_pickling(build: Any) -> None:

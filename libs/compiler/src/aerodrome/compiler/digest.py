@@ -6,7 +6,7 @@ differ, compare the structures.  Source: control-plane specification, section 1.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from flyteidl.admin.launch_plan_pb2 import LaunchPlanSpec
@@ -34,8 +34,8 @@ def digest_task(task: CompiledTask) -> bytes:
 
 def digest_workflow(closure: CompiledWorkflowClosure) -> bytes:
     """32 bytes that are equal exactly for closures of the same structure; the order of sub-workflows does not count."""
-    head = CompiledWorkflowClosure(primary=closure.primary, tasks=closure.tasks, launch_plans=closure.launch_plans)
-    return _digest((head, *sorted(closure.sub_workflows, key=lambda one: key_of(one.template.id))))
+    sub_workflows = sorted(closure.sub_workflows, key=lambda one: key_of(one.template.id))
+    return _digest((closure.primary,), sub_workflows, closure.tasks, closure.launch_plans)
 
 
 def digest_launch_plan(
@@ -48,12 +48,14 @@ def digest_launch_plan(
     return _digest((identifier, spec, expected_inputs, expected_outputs))
 
 
-def _digest(messages: Iterable[Message]) -> bytes:
+def _digest(*groups: Collection[Message]) -> bytes:
     digest = hashlib.sha256()
-    for message in messages:
-        content = message.SerializeToString(deterministic=True)
-        digest.update(len(content).to_bytes(8, "big"))
-        digest.update(content)
+    for messages in groups:
+        digest.update(len(messages).to_bytes(8, "big"))
+        for message in messages:
+            content = message.SerializeToString(deterministic=True)
+            digest.update(len(content).to_bytes(8, "big"))
+            digest.update(content)
     return digest.digest()
 
 

@@ -39,13 +39,13 @@ MAX_NODE_ID_CHARS = 1_024
 MAX_PROBLEMS_PER_BINDING = 5
 """Errors reported about one nested binding."""
 
-MAX_BINDING_STEPS = 5_000_000
+MAX_BINDING_STEPS = 2_000_000
 """Parts of nested bindings compared with types in one template, before its bindings count as too large."""
 
 MAX_NAMES = 100
 """Names among which a missing one is looked for by the reader; of more, only their number is said."""
 
-MAX_CASTING_STEPS = 5_000_000
+MAX_CASTING_STEPS = 1_000_000
 """Pairs of parts of types compared in one template, before its types count as too large."""
 
 _INDEXED_VARIABLE = re.compile(r"\[[0-9]+\]\.(.+)", re.ASCII | re.DOTALL)
@@ -102,7 +102,7 @@ class _Graph:
         """Branch bodies and the failure node, by id."""
         self._steps = MAX_BINDING_STEPS
         self._budget = Budget(MAX_CASTING_STEPS)
-        self._casting: dict[tuple[int, int], tuple[LiteralType, LiteralType, bool]] = {}
+        self._casting: dict[tuple[int | bytes, int], tuple[LiteralType, LiteralType, bool]] = {}
 
     def compile(self, may_be_empty: bool) -> None:
         template = self._template
@@ -564,7 +564,7 @@ class _Graph:
                 inferred = data.offloaded_metadata.inferred_type
                 if inferred.WhichOneof("type") is None:
                     yield _Problem(Code.UNRECOGNIZED_VALUE, "the offloaded value has no inferred type.")
-                elif not castable(inferred, expected, self._budget):
+                elif not self._value_casts(inferred, expected):
                     yield _mismatch(inferred, expected)
             case _ if wanted == "union_type":
                 yield from self._union_misfits(data, expected)
@@ -596,7 +596,7 @@ class _Graph:
         except InvalidLiteralType as why:
             yield _Problem(Code.UNRECOGNIZED_VALUE, f"{why}.")
             return
-        if not castable(found, expected, self._budget):
+        if not self._value_casts(found, expected):
             yield _mismatch(found, expected)
         elif expected.WhichOneof("type") == "enum_type" and scalar.primitive.HasField("string_value"):
             value = scalar.primitive.string_value
@@ -605,7 +605,14 @@ class _Graph:
 
     def _casts(self, found: LiteralType, expected: LiteralType) -> bool:
         """`castable`, remembered: the same output is read many times."""
-        key = id(found), id(expected)
+        return self._remembered((id(found), id(expected)), found, expected)
+
+    def _value_casts(self, found: LiteralType, expected: LiteralType) -> bool:
+        """The same for the type of a value, which is made anew for each value."""
+        content = found.SerializeToString(deterministic=True)
+        return self._remembered((content, id(expected)), found, expected)
+
+    def _remembered(self, key: tuple[int | bytes, int], found: LiteralType, expected: LiteralType) -> bool:
         if key not in self._casting:
             # The types are kept as well, so that no others can get their identities.
             self._casting[key] = found, expected, castable(found, expected, self._budget)

@@ -19,7 +19,7 @@ from flyteidl.core.types_pb2 import (
 from aerodrome.compiler import json_schema
 from aerodrome.compiler.errors import clip
 
-MAX_STEPS = 50_000
+MAX_STEPS = 20_000
 """Pairs of parts of two types compared before the types count as not castable."""
 
 MAX_TEXT_CHARS = 240
