@@ -71,7 +71,8 @@ class TestMetrics:
         for value in (0.5, 1, 1.5, 3):
             histogram.observe(value)
         assert samples(metrics) == {
-            'took_bucket{le="1"}': 2, 'took_bucket{le="2"}': 3, 'took_bucket{le="+Inf"}': 4, "took_sum": 6, "took_count": 4,
+            'took_bucket{le="1"}': 2, 'took_bucket{le="2"}': 3, 'took_bucket{le="+Inf"}': 4,
+            "took_sum": 6, "took_count": 4,
         }  # fmt: skip
 
     def test_a_stopwatch_has_quantiles_in_its_unit_and_a_twin_without_labels(self) -> None:

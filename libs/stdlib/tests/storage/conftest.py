@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import cast
 
@@ -54,6 +54,12 @@ async def served(storage: Storage, signer: LocalSigner, address: Address, limit:
         yield
     finally:
         await runner.cleanup()
+
+
+@pytest.fixture
+def serve(signer: LocalSigner, address: Address) -> Callable[[Storage], AbstractAsyncContextManager[None]]:
+    """Serves a store that a test opened itself."""
+    return lambda storage: served(storage, signer, address)
 
 
 @pytest.fixture

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
 
+import aiohttp
 import pytest
 
 from aerodrome.stdlib.clock import ManualClock
 from aerodrome.stdlib.config import StorageCache, StorageConfig
 from aerodrome.stdlib.errors import NotFound, ResourceExhausted
-from aerodrome.stdlib.storage import open_storage
+from aerodrome.stdlib.storage import LocalSigner, ServedStorage, Storage, open_storage
 from aerodrome.stdlib.storage.cache import CachingStorage
 from aerodrome.stdlib.storage.memory import MemStorage
 
@@ -136,3 +139,27 @@ async def test_a_store_is_opened_with_the_cache_that_is_configured(clock: Manual
         await storage.freeze(storage.join("a"))
         assert [reference async for reference, _ in storage.list(storage.base)] == ["mem://x/a/b"]
         assert await storage.head(storage.join("a/b")) is not None
+
+
+async def test_what_is_uploaded_is_forgotten(
+    clock: ManualClock, signer: LocalSigner, serve: Callable[[Storage], AbstractAsyncContextManager[None]]
+) -> None:
+    config = StorageConfig(type="mem", container="x", cache=StorageCache(max_size_mbs=1))
+    async with open_storage(config, clock=clock, signer=signer) as storage, serve(storage):
+        assert isinstance(storage, ServedStorage)
+        await storage.write(storage.join("a"), b"old")
+        assert await storage.read(storage.join("a")) == b"old"
+        signed = await storage.sign_upload(storage.join("a"), expires_in=timedelta(minutes=1))
+        async with aiohttp.ClientSession() as session:
+            async with session.put(signed.url, data=b"new") as response:
+                assert response.status == 200
+            assert await storage.read(storage.join("a")) == b"new"
+            signed = await storage.sign_download(storage.join("a"), expires_in=timedelta(minutes=1))
+            async with session.get(signed.url) as response:
+                assert await response.read() == b"new"
+
+
+async def test_only_stores_that_we_serve_can_be_served(s3: Storage, mem: Storage, local: Storage) -> None:
+    assert isinstance(mem, ServedStorage)
+    assert isinstance(local, ServedStorage)
+    assert not isinstance(s3, ServedStorage)

@@ -282,7 +282,8 @@ def _text_line(
     shown = [f"{faint}{key}={reset}{_word(value)}" for key, value in fields.items() if key != "stack"]
     clock = datetime.now().astimezone().strftime("%H:%M:%S.%f")[:-3]
     short = name.removeprefix("aerodrome.")
-    head = f"{faint}{clock}{reset} {strong}{_SHORT.get(_level_name(level), _level_name(level)).upper():<5}{reset} {faint}{short:<22}{reset} "
+    word = _SHORT.get(_level_name(level), _level_name(level)).upper()
+    head = f"{faint}{clock}{reset} {strong}{word:<5}{reset} {faint}{short:<22}{reset} "
     line = head + f"{bold}{_printable(event):<32}{reset} " + " ".join(shown)
     return line.rstrip() + (f"\n{_indented(str(stack))}" if stack else "")
 

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
-from aerodrome.stdlib.storage.port import Metadata, SignedUrl, Storage, check_size
+from aerodrome.stdlib.storage.port import Metadata, Opened, ServedStorage, SignedUrl, Storage, Upload, check_size
 
 
 class CachingStorage:
@@ -150,3 +150,37 @@ class CachingStorage:
         kept = self._kept.pop(reference, None)
         if kept is not None:
             self._size -= len(kept)
+
+
+class ServedCachingStorage(CachingStorage):
+    """The cache before a store that we serve ourselves; what is uploaded is forgotten like what is written."""
+
+    def __init__(self, inner: ServedStorage, max_size_mbs: float, *, limit_bytes: int = 2 * 2**20) -> None:
+        super().__init__(inner, max_size_mbs, limit_bytes=limit_bytes)
+        self._served = inner
+
+    async def begin_upload(self, reference: str) -> Upload:
+        return _ForgettingUpload(self, reference, await self._served.begin_upload(reference))
+
+    async def open(self, reference: str) -> Opened:
+        """Raises NotFound."""
+        return await self._served.open(reference)
+
+
+class _ForgettingUpload:
+    def __init__(self, cache: CachingStorage, reference: str, upload: Upload) -> None:
+        self._cache = cache
+        self._reference = reference
+        self._upload = upload
+
+    async def write(self, chunk: bytes) -> None:
+        await self._upload.write(chunk)
+
+    async def commit(self, content_md5: str | None) -> None:
+        try:
+            await self._upload.commit(content_md5)
+        finally:
+            self._cache._forget(self._reference)
+
+    async def abort(self) -> None:
+        await self._upload.abort()

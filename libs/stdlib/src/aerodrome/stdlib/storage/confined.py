@@ -48,9 +48,9 @@ class Root:
         self.prefixes = tuple(dict.fromkeys((_pieces(path), _pieces(self.real))))
 
     def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        fd, self.fd = self.fd, -1  # first: a thread that is still at work must not use the number again
+        if fd >= 0:
+            os.close(fd)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 References are plain absolute paths, because that is what flytekit reads and writes without a plugin; `file://` is
 understood where something is only read.  Tasks write into the directory themselves, so whatever is found there is an
 object.  The MD5 that was stated with an upload stands in a side file below `.aerodrome/` of its root, with the size and
-time of the file it belongs to, so that it outlives restarts and is void once the file changes.
+time of the file it belongs to, so that it outlives restarts and is void once the file changes.  Content types are not
+kept: whoever serves a file goes by its name.
 
 Small objects are read and written right on the event loop: that takes tens of microseconds, less than handing the work
 to a thread.  As soon as one such access takes longer than `SLOW_SECONDS` (a cold or distant disk), everything goes to

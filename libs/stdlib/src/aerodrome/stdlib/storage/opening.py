@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from aerodrome.stdlib.clock import Clock
 from aerodrome.stdlib.config import StorageConfig
 from aerodrome.stdlib.errors import InvalidArgument
-from aerodrome.stdlib.storage.port import Storage
+from aerodrome.stdlib.storage.port import ServedStorage, Storage
 from aerodrome.stdlib.storage.signing import LocalSigner
 
 
@@ -27,9 +27,13 @@ def open_storage(
 async def _opened(config: StorageConfig, clock: Clock, signer: LocalSigner | None) -> AsyncIterator[Storage]:
     async with _adapter(config, clock, signer) as storage:
         if config.cache.max_size_mbs:
-            from aerodrome.stdlib.storage.cache import CachingStorage
+            from aerodrome.stdlib.storage.cache import CachingStorage, ServedCachingStorage
 
-            yield CachingStorage(storage, config.cache.max_size_mbs, limit_bytes=_limit_bytes(config))
+            size_mbs, limit_bytes = config.cache.max_size_mbs, _limit_bytes(config)
+            if isinstance(storage, ServedStorage):
+                yield ServedCachingStorage(storage, size_mbs, limit_bytes=limit_bytes)
+            else:
+                yield CachingStorage(storage, size_mbs, limit_bytes=limit_bytes)
         else:
             yield storage
 

@@ -12,7 +12,7 @@ import base64
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from aerodrome.stdlib.errors import ResourceExhausted
 
@@ -138,8 +138,12 @@ class Opened(Protocol):
     async def close(self) -> None: ...
 
 
+@runtime_checkable
 class ServedStorage(Storage, Protocol):
-    """A store without an HTTP service of its own: ours serves it (`aerodrome.stdlib.storage.http`)."""
+    """A store without an HTTP service of its own: ours serves it (`aerodrome.stdlib.storage.http`).
+
+    `isinstance` tells whether a store is one.
+    """
 
     async def begin_upload(self, reference: str) -> Upload: ...
 
