@@ -937,9 +937,19 @@ class Zygote:
             while not (self._finished() or self._alone_too_long()):
                 self._turn()
         finally:
+            self._dismiss()
             for suffix in (".sock", ".json"):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self._name + suffix)
+
+    def _dismiss(self) -> None:
+        """End the children that got no job, so that nothing is left when the zygote is gone."""
+        while self._warm:
+            pid, control = self._warm.popitem()
+            control.close()
+            send_signal(pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
 
     def _restart_plain(self) -> NoReturn:
         """Start over without preloading: a process with threads must not be forked from."""

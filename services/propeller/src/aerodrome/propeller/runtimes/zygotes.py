@@ -16,6 +16,7 @@ import pwd
 import shutil
 import signal
 import subprocess
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -151,18 +152,24 @@ async def start(directory: Path, python: Path, settings: Settings) -> Link:
     """Start a zygote of `python` and wait until it is warm.  Raises Unavailable with what it said if it fails."""
     kind = await asyncio.to_thread(settings.kind, python)
     name = f"{kind}-{uuid.uuid4().hex[:8]}"
-    child = await asyncio.to_thread(_spawn, directory, python, settings, name)
+    spawning = asyncio.create_task(asyncio.to_thread(_spawn, directory, python, settings, name))
     try:
+        child = await asyncio.shield(spawning)
         found = await asyncio.to_thread(zygote.process, child.pid)
         return await _meet(directory, name, child.pid, found.start if found else 0, child)
     except BaseException as error:
-        child.kill()
-        await asyncio.to_thread(child.wait)
-        said = (directory / f"{name}.log").read_text(errors="replace").strip()[-2000:]
+        await asyncio.wait([spawning])
+        if not spawning.cancelled() and spawning.exception() is None:
+            await asyncio.to_thread(_abandon, spawning.result())
+        said = _read(directory / f"{name}.log").strip()[-2000:]
         _remove_files(directory, name)
         if isinstance(error, OSError | EOFError | TimeoutError):
             raise Unavailable(f"the Python {python} could not be started: {said or error}") from error
         raise
+
+
+def _read(path: Path) -> str:
+    return path.read_text(errors="replace") if path.exists() else ""
 
 
 def _spawn(directory: Path, python: Path, settings: Settings, name: str) -> Child:
@@ -183,6 +190,16 @@ def _spawn(directory: Path, python: Path, settings: Settings, name: str) -> Chil
             stderr=output,
             start_new_session=True,
         )
+
+
+def _abandon(child: Child) -> None:
+    """Kill a zygote that has had no job yet, and wait until its waiting children noticed, which end by themselves."""
+    family = zygote.descendants(zygote.processes(), [child.pid])
+    child.kill()
+    child.wait()
+    give_up = time.monotonic() + 5.0
+    while time.monotonic() < give_up and any(zygote.is_alive(each.pid, each.start) for each in family.values()):
+        time.sleep(0.002)
 
 
 async def adopt(directory: Path) -> list[Link]:
