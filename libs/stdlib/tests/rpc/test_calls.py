@@ -136,7 +136,7 @@ async def test_metadata_travels_both_ways(place: Place) -> None:
     assert answer["binary"] == str(b"\x00\xff")
     assert dict(await call.initial_metadata())["x-first"] == "1"
     assert dict(await call.trailing_metadata())["x-last"] == "2"
-    assert 25 < answer["remaining"] <= 30
+    assert 25 < answer["remaining"] <= 31  # gRPC rounds it up on the wire
 
 
 async def test_a_call_has_the_request_id_that_was_sent_or_a_new_one(place: Place) -> None:

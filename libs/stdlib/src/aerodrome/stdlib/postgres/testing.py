@@ -18,6 +18,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import signal
+import subprocess
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -44,6 +46,10 @@ _FAST = {
 }
 
 
+_WATCH = 'while kill -0 "$1" 2>/dev/null; do sleep 1; done; kill -INT "$2" 2>/dev/null'
+"""Ends the server of a session that was killed before it could."""
+
+
 class ServerForTests:
     """A running server, and the templates that were made on it."""
 
@@ -51,15 +57,21 @@ class ServerForTests:
         self._postgres = EmbeddedPostgres(directory / "pg", settings=_FAST)
         self._templates: dict[tuple[tuple[str, str], ...], str] = {}
         self._names = itertools.count(1)
+        self._watcher: subprocess.Popen[bytes] | None = None
         self.dsn = ""
         """How to connect to the server's own database."""
 
     def start(self) -> None:
         """Start the server; works with and without a running event loop."""
         self.dsn = _in_a_thread(self._postgres.start())
+        words = ["sh", "-c", _WATCH, "sh", str(os.getpid()), str(self._postgres.pid)]
+        self._watcher = subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True)
 
     def stop(self) -> None:
         """Stop the server."""
+        if self._watcher is not None:
+            os.killpg(self._watcher.pid, signal.SIGKILL)
+            self._watcher.wait()
         _in_a_thread(self._postgres.stop())
 
     async def create(self, *migrations: tuple[str, str]) -> str:

@@ -11,6 +11,7 @@ answered with INTERNAL and a short text.  Source: spec/control-plane.md, section
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -87,7 +88,13 @@ class Registry:
         self._services: list[str] = []
 
     def add(self, add_to_server: Callable[[Any, Any], None], servicer: object) -> None:
-        """Take over the methods of `servicer`, by the generated `add_XServicer_to_server`."""
+        """Take over the methods of `servicer`, by the generated `add_XServicer_to_server`.
+
+        The service's descriptors are loaded with it, for reflection and for the names of its message types.
+        """
+        module = getattr(add_to_server, "__module__", "")
+        if module.endswith("_pb2_grpc"):
+            importlib.import_module(module.removesuffix("_grpc"))
         add_to_server(servicer, self)
 
     def methods(self) -> Mapping[str, Method]:
