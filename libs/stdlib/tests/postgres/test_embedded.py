@@ -17,13 +17,13 @@ import pytest
 from aerodrome.stdlib.errors import FailedPrecondition, Unavailable
 from aerodrome.stdlib.logger import capture
 from aerodrome.stdlib.postgres import embedded
+from aerodrome.stdlib.postgres.account import server_account
 from aerodrome.stdlib.postgres.database import Database
 from aerodrome.stdlib.postgres.embedded import EmbeddedPostgres
 from aerodrome.stdlib.postgres.notify import Announcer, Listener
 from aerodrome.stdlib.postgres.process import Process
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
-not_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may do anything")
 
 
 @pytest.fixture
@@ -286,7 +286,37 @@ async def test_root_continues_a_database_as_the_user_who_made_it(data_dir: Path)
     await server.stop()
 
 
-@not_root
-async def test_somebody_elses_database_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(FailedPrecondition, match="run as that user"):
-        await EmbeddedPostgres(Path("/")).start()
+async def test_somebody_elses_database_is_refused_with_what_to_do(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data_dir.mkdir(parents=True)
+    (data_dir / "PG_VERSION").write_text("18\n")
+    monkeypatch.setattr(os, "geteuid", lambda: 4_242)
+    with pytest.raises(FailedPrecondition, match=r"belongs to user id \d+, and this is user id 4242: run as that user"):
+        server_account(data_dir)
+
+
+async def test_a_user_without_a_name_is_told_what_postgresql_needs(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 424_242)
+    with pytest.raises(FailedPrecondition, match="424242 has no entry in /etc/passwd"):
+        server_account(data_dir)
+
+
+def test_the_root_directory_is_no_data_directory() -> None:
+    with pytest.raises(FailedPrecondition, match="choose one below it"):
+        EmbeddedPostgres(Path("/"))
+
+
+async def test_another_server_does_not_pass_for_ours(server: EmbeddedPostgres, tmp_path: Path) -> None:
+    """By what is public alone, as root sees it from a container."""
+    pid = pid_of(server)
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    other = tmp_path / "other"
+    other.mkdir()
+    os.chown(other, server.data_dir.stat().st_uid, -1)
+    for each in (str(pid), *children):
+        assert embedded._may_serve(Path("/proc") / each, server.data_dir)
+        assert not embedded._may_serve(Path("/proc") / each, other)
+    assert not embedded._may_serve(Path("/proc/self"), server.data_dir)

@@ -112,6 +112,8 @@ class EmbeddedPostgres:
         install_dir: Path | None = None,
     ) -> None:
         self.data_dir = Path(os.path.abspath(data_dir))
+        if not self.data_dir.name:
+            raise FailedPrecondition(f"{data_dir} cannot be a data directory: choose one below it")
         self._runtime_dir = runtime_dir
         self._settings = dict(settings or {})
         self._bin = (install_dir or _install_dir()) / "bin"
@@ -445,24 +447,26 @@ def _serves(pid: int, data_dir: Path) -> bool:
     process = Path(f"/proc/{pid}")
     try:
         return os.path.samefile(process / "cwd", data_dir)
-    except PermissionError:  # another user's process, seen from a container: only its name and command line are public
-        return _is_postgres(process) and _may_serve(process, data_dir)
+    except PermissionError:  # root without all its rights, as in a container: what is public has to do
+        return _may_serve(process, data_dir)
     except OSError:
         return not Path("/proc/self/cwd").exists()  # without /proc the socket's answer alone decides
 
 
-def _is_postgres(process: Path) -> bool:
-    try:
-        return (process / "comm").read_text().strip() == "postgres"
-    except OSError:
-        return False
-
-
 def _may_serve(process: Path, data_dir: Path) -> bool:
+    """Whether a process may belong to the server, by its owner, its name, and its or its parent's command line."""
     try:
+        if process.stat().st_uid != data_dir.stat().st_uid or (process / "comm").read_text().strip() != "postgres":
+            return False
         words = (process / "cmdline").read_bytes().split(b"\0")
+        if b"-D" in words:
+            return os.fsencode(data_dir) in words
+        parent = Path("/proc") / (process / "stat").read_text().rpartition(")")[2].split()[1]
+        words = (parent / "cmdline").read_bytes().split(b"\0")
+    except FileNotFoundError:
+        return False  # it has just ended
     except OSError:
-        return False
+        return True
     return os.fsencode(data_dir) in words if b"-D" in words else True
 
 
