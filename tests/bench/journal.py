@@ -40,6 +40,7 @@ from aerodrome.idl.journal.v1.journal_pb2 import (
     AppendStatus,
     Assignment,
     ExecutionAppend,
+    HeartbeatRequest,
     LeaseRequest,
     NodeChange,
     OpenSessionRequest,
@@ -74,9 +75,9 @@ async def measure(load: Load | None = None) -> dict[str, Any]:
     """Drive the load; returns figures, in seconds and per second."""
     load = load or Load()
     with tempfile.TemporaryDirectory(prefix="aerodrome-bench-") as directory:
-        async with _service(Path(directory)) as (address, database):
+        async with _service(Path(directory)) as (address, database, postmaster):
             await _create_executions(database, load.executions)
-            before = _cpu_seconds()
+            before, database_before = _cpu_seconds(), _family_cpu_seconds(postmaster)
             client = await asyncio.create_subprocess_exec(
                 sys.executable, __file__, "--client", address, *_arguments(load), stdout=asyncio.subprocess.PIPE
             )
@@ -85,6 +86,7 @@ async def measure(load: Load | None = None) -> dict[str, Any]:
                 raise RuntimeError(f"the data plane's process ended with {client.returncode}")
             figures: dict[str, Any] = json.loads(output)
             figures["service_cpu_seconds"] = round(_cpu_seconds() - before, 3)
+            figures["database_cpu_seconds"] = round(_family_cpu_seconds(postmaster) - database_before, 3)
             await _check(database, load)
             return figures
 
@@ -101,8 +103,21 @@ def _cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+def _family_cpu_seconds(parent: int | None) -> float:
+    """CPU time of a process and its children that live."""
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has just ended
+        if parent in (int(stat.parent.name), int(fields[1])):
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 @asynccontextmanager
-async def _service(directory: Path) -> AsyncIterator[tuple[str, Any]]:
+async def _service(directory: Path) -> AsyncIterator[tuple[str, Any, int | None]]:
     """The journal's service over gRPC, on a database of its own."""
     from aerodrome.admin.config import AdminConfig
     from aerodrome.admin.managers.journal import JournalWriter
@@ -133,7 +148,7 @@ async def _service(directory: Path) -> AsyncIterator[tuple[str, Any]]:
             running = [asyncio.create_task(part.run()) for part in (journal, sessions, leases)]
             async with RpcServer(address="127.0.0.1:0") as server:
                 server.add(add_JournalServiceServicer_to_server, JournalRpcs(journal, sessions, leases))
-                yield server.address, database
+                yield server.address, database, postgres.pid
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
@@ -221,7 +236,7 @@ class _Execution:
                 (NodeExecution.RUNNING, TaskExecution.RUNNING),
                 (NodeExecution.SUCCEEDED, TaskExecution.SUCCEEDED),
             ):
-                transitions = []
+                transitions: list[Transition] = []
                 for node_id in batch:
                     pair = [self._node(node_id, node_phase), self._task(node_id, task_phase)]
                     transitions += reversed(pair) if node_phase == NodeExecution.SUCCEEDED else pair
@@ -291,6 +306,7 @@ async def drive(address: str, load: Load) -> dict[str, Any]:
                 break
         leased = time.perf_counter()
         latencies: list[float] = []
+        heart = asyncio.create_task(_beat(stub, session.session_id, session.term.ToTimedelta().total_seconds() / 3))
         await asyncio.gather(
             *(
                 _drive_some(stub, session.session_id, executions[number :: load.in_flight], latencies)
@@ -298,6 +314,7 @@ async def drive(address: str, load: Load) -> dict[str, Any]:
             )
         )
         seconds = time.perf_counter() - leased
+        heart.cancel()
         stream.cancel()
     latencies.sort()
     return {
@@ -312,6 +329,12 @@ async def drive(address: str, load: Load) -> dict[str, Any]:
     }
 
 
+async def _beat(stub: Any, session_id: int, every_seconds: float) -> None:
+    while True:
+        await asyncio.sleep(every_seconds)
+        await stub.Heartbeat(HeartbeatRequest(session_id=session_id))
+
+
 async def _drive_some(stub: Any, session_id: int, executions: list[_Execution], latencies: list[float]) -> None:
     while executions:
         appends = [(execution, append) for execution in executions if (append := execution.next()) is not None]
@@ -319,9 +342,7 @@ async def _drive_some(stub: Any, session_id: int, executions: list[_Execution], 
         if not appends:
             return
         sent = time.perf_counter()
-        response = await stub.Append(
-            AppendRequest(session_id=session_id, executions=[append for _, append in appends])
-        )
+        response = await stub.Append(AppendRequest(session_id=session_id, executions=[append for _, append in appends]))
         latencies.append(time.perf_counter() - sent)
         for (execution, _), result in zip(appends, response.executions, strict=True):
             if result.status != AppendStatus.APPEND_STATUS_APPLIED or any(

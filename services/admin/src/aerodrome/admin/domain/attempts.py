@@ -67,8 +67,8 @@ def key_of(event: TaskExecutionEvent) -> TaskKey:
 
 def judge_task(folded: Folded, event: TaskExecutionEvent, writer: Writer) -> Verdict:
     """What a report means for the attempt; changes nothing."""
-    if writer is Writer.EVENTS and event.producer_id not in ("", "propeller", folded.cluster):
-        return Refused(incompatible_cluster(event.producer_id, folded.cluster))
+    if writer is Writer.EVENTS and event.producer_id not in ("", "propeller", folded.own.cluster):
+        return Refused(incompatible_cluster(event.producer_id, folded.own.cluster))
     node = folded.nodes.get(event.parent_node_execution_id.node_id)
     if node is None or not node.exists:
         error = not_found("node execution", event.parent_node_execution_id)

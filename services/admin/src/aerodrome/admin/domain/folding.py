@@ -235,8 +235,8 @@ NOWHERE = Surroundings()
 
 def judge_node(folded: Folded, event: NodeExecutionEvent, writer: Writer, around: Surroundings = NOWHERE) -> Verdict:
     """What a report means for the node; changes nothing."""
-    if writer is Writer.EVENTS and not producer_matches(event.producer_id, folded.cluster):
-        return Refused(incompatible_cluster(event.producer_id, folded.cluster))
+    if writer is Writer.EVENTS and not producer_matches(event.producer_id, folded.own.cluster):
+        return Refused(incompatible_cluster(event.producer_id, folded.own.cluster))
     row = folded.nodes.get(event.id.node_id)
     reported = event.phase
     stored = NOTHING if row is None else row.phase

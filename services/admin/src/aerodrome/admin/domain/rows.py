@@ -148,9 +148,7 @@ class Folded:
     project: str
     domain: str
     name: str
-    phase: int
-    cluster: str = ""
-    last_sequence: int = 0
+    own: ExecutionRow
     nodes: dict[str, NodeRow | None] = field(default_factory=dict)
     items: dict[str, Items] = field(default_factory=dict)
     complete: bool = False
@@ -158,8 +156,12 @@ class Folded:
     items_unloaded: set[str] = field(default_factory=set)
 
     @property
+    def phase(self) -> int:
+        return self.own.phase
+
+    @property
     def is_over(self) -> bool:
-        return self.phase in WORKFLOW_TERMINAL
+        return self.own.phase in WORKFLOW_TERMINAL
 
     def lacks(self, node_id: str) -> bool:
         """Whether the node has to be loaded before anything can be said of it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from flyteidl.core.identifier_pb2 import ResourceType
+from flyteidl.core.identifier_pb2 import NodeExecutionIdentifier, ResourceType
 from flyteidl.event.event_pb2 import NodeExecutionEvent, TaskExecutionEvent, WorkflowExecutionEvent
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -17,6 +17,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from aerodrome.admin.domain.folding import CACHE_STATUS_NAMES, NOWHERE, ItemChange, Surroundings
 from aerodrome.admin.domain.phases import NODE_NAMES, NOTHING, TASK_NAMES, WORKFLOW_NAMES
 from aerodrome.admin.domain.validation import (
+    MAX_TEXT_CHARS,
     check_execution_id,
     check_identifier,
     check_node_execution_id,
@@ -200,7 +201,7 @@ def check_workflow_event(event: WorkflowExecutionEvent) -> None:
     if not event.HasField("execution_id"):
         raise missing("execution_id")
     check_execution_id(event.execution_id)
-    _check_occurred_at(event.occurred_at if event.HasField("occurred_at") else None)
+    _check_occurred_at(event)
     if event.phase not in WORKFLOW_NAMES:
         raise invalid_value("phase")
     check_text("producer_id", event.producer_id)
@@ -213,8 +214,8 @@ def check_workflow_event(event: WorkflowExecutionEvent) -> None:
 
 def check_node_event(event: NodeExecutionEvent) -> None:
     """Raise InvalidArgument unless the event says of which node it speaks, and what can be stored."""
-    check_node_execution_id(event.id)
-    _check_occurred_at(event.occurred_at if event.HasField("occurred_at") else None)
+    _check_node_id(event.id)
+    _check_occurred_at(event)
     if event.HasField("reported_at"):
         _check_instant("reported_at", event.reported_at)
     if event.phase not in NODE_NAMES or event.phase == NOTHING:
@@ -238,12 +239,15 @@ def check_node_event(event: NodeExecutionEvent) -> None:
 
 def check_task_event(event: TaskExecutionEvent) -> None:
     """Raise InvalidArgument unless the event says of which attempt it speaks, and what can be stored."""
-    _check_occurred_at(event.occurred_at if event.HasField("occurred_at") else None)
+    _check_occurred_at(event)
     if not event.HasField("task_id"):
         raise missing("task_id")
     if not event.HasField("parent_node_execution_id"):
         raise missing("node_execution_id")
-    _check_task_id(event)
+    _check_node_id(event.parent_node_execution_id)
+    task = event.task_id
+    if task.resource_type != ResourceType.TASK or not _are_plain(task.project, task.domain, task.name, task.version):
+        check_identifier(task, ResourceType.TASK)
     if event.HasField("reported_at"):
         _check_instant("reported_at", event.reported_at)
     if event.phase not in TASK_NAMES or event.phase == NOTHING:
@@ -261,15 +265,25 @@ def check_task_event(event: TaskExecutionEvent) -> None:
         _check_long("output_uri", event.output_uri)
 
 
-def _check_task_id(event: TaskExecutionEvent) -> None:
-    check_node_execution_id(event.parent_node_execution_id)
-    check_identifier(event.task_id, ResourceType.TASK)
+def _check_node_id(identifier: NodeExecutionIdentifier) -> None:
+    execution = identifier.execution_id
+    if not _are_plain(identifier.node_id, execution.project, execution.domain, execution.name):
+        check_node_execution_id(identifier)
 
 
-def _check_occurred_at(timestamp: Timestamp | None) -> None:
-    if timestamp is None:
+def _are_plain(first: str, second: str, third: str, fourth: str) -> bool:
+    """Whether texts are fine at a glance: most are, and a closer look costs more than everything else here."""
+    joined = first + second + third + fourth
+    return (
+        bool(first and second and third and fourth and len(joined) <= MAX_TEXT_CHARS and joined.isascii())
+        and "\0" not in joined
+    )
+
+
+def _check_occurred_at(event: WorkflowExecutionEvent | NodeExecutionEvent | TaskExecutionEvent) -> None:
+    if not event.HasField("occurred_at"):
         raise missing("occurred_at")
-    _check_instant("occurred_at", timestamp)
+    _check_instant("occurred_at", event.occurred_at)
 
 
 def _check_instant(field: str, timestamp: Timestamp) -> None:
@@ -278,6 +292,8 @@ def _check_instant(field: str, timestamp: Timestamp) -> None:
 
 
 def _check_long(field: str, value: str) -> None:
+    if len(value) < 4096 and "\0" not in value and value.isascii():
+        return
     check_text(field, value, max_chars=None, max_bytes=_MAX_TEXT_BYTES)
 
 

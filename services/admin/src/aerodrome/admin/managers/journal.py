@@ -308,10 +308,10 @@ class JournalWriter:
             self._places.move_to_end(execution_id)
             return known
         async with self._database.connection() as connection:
-            folded = (await JournalRepository(connection).describe([execution_id])).get(execution_id)
-        if folded is None:
+            described = await JournalRepository(connection).describe(execution_id)
+        if described is None:
             return None
-        place = ExecutionPlace(execution_id, folded.project, folded.domain, folded.name)
+        place = ExecutionPlace(execution_id, *described)
         self._places[execution_id] = place
         if len(self._places) > _MOST_IDENTITIES:
             self._places.popitem(last=False)

@@ -1,10 +1,8 @@
-"""Write a group of operations on executions in one transaction: the journal, and the rows that it is folded into.
+"""Write a group of operations on executions at once: the journal, and the rows that it is folded into.
 
-An operation is an append of a lease holder, an event of an outside engine, or a decision of the control plane.  The
-recorder locks the executions in key order, loads what the operations touch and is not remembered, folds in memory, and
-writes everything back with one statement per table.  Operations on one execution are applied in the order given.  A
-recorder remembers rows of executions in progress between groups; what it remembers holds as long as the execution's
-`last_sequence` did not move.  Source: design.md section 2.
+An operation is an append of a lease holder, an event of an outside engine, or a decision of the control plane.
+Operations on one execution are applied in the order given.  A recorder remembers rows of executions in progress between
+groups; what it remembers is checked when it writes.  Source: design.md section 2.
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ from aerodrome.admin.domain.folding import (
     same_execution,
 )
 from aerodrome.admin.domain.phases import WORKFLOW_NAMES, WORKFLOW_TERMINAL, Writer
-from aerodrome.admin.domain.rows import ExecutionRow, Folded, NodeRow, TaskKey, TaskRow
+from aerodrome.admin.domain.rows import Folded, NodeRow, TaskKey, TaskRow
 from aerodrome.admin.domain.validation import not_found, proto_text
 from aerodrome.admin.domain.verdicts import (
     ACCEPTED,
@@ -46,7 +44,7 @@ from aerodrome.admin.domain.verdicts import (
 )
 from aerodrome.admin.managers.changes import ItemsReport, NodeReport, Report, TaskReport, WorkflowReport
 from aerodrome.admin.repositories.folded import FoldedRepository, NodeKey
-from aerodrome.admin.repositories.journal import Entry, EntryKind, JournalRepository, LeaseRow
+from aerodrome.admin.repositories.journal import Changes, Entry, EntryKind, JournalRepository, LeaseRow
 from aerodrome.idl.journal.v1.journal_pb2 import (
     AppendStatus,
     Control,
@@ -55,7 +53,7 @@ from aerodrome.idl.journal.v1.journal_pb2 import (
     TransitionStatus,
 )
 from aerodrome.stdlib.clock import Clock
-from aerodrome.stdlib.errors import AerodromeError, AlreadyExists, NotFound
+from aerodrome.stdlib.errors import AerodromeError, AlreadyExists, Conflict, NotFound
 from aerodrome.stdlib.postgres.database import Connection, Database
 
 TERMINAL_TOPIC = "executions.terminal"
@@ -119,6 +117,7 @@ class SetSignal:
     execution_id: int
     signal_id: str
     value: bytes
+    exists: bool = False
     weight: int = 1
 
 
@@ -148,25 +147,42 @@ _APPEND_ACCEPTED = TransitionResult(status=TransitionStatus.TRANSITION_STATUS_AC
 
 
 @dataclass(slots=True)
+class _Memory:
+    """What is remembered of an execution between groups."""
+
+    lease: LeaseRow
+    folded: Folded
+    weight: int = 0
+    used_at: float = 0.0
+
+
+@dataclass(slots=True)
 class _Working:
     """One execution while its group is being written."""
 
     lease: LeaseRow
     folded: Folded
-    row: ExecutionRow | None = None
-    row_changed: bool = False
+    mark: tuple[object, ...]
+    """How the lease was."""
+    session_before: int | None
+    own_changed: bool = False
     lease_changed: bool = False
-    session_before: int | None = None
+    ended: bool = False
+    ended_by_force: bool = False
     nodes: dict[str, NodeRow] = field(default_factory=dict)
     tasks: dict[tuple[str, TaskKey], TaskRow] = field(default_factory=dict)
     items: list[tuple[str, ItemChange]] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
-    ended: bool = False
-    signals: list[tuple[str, bytes]] = field(default_factory=list)
+    signals: list[SetSignal] = field(default_factory=list)
 
 
 class Recorder:
-    """Writes groups, one at a time; remembers rows of up to `cached_nodes` nodes between them."""
+    """Writes groups, one at a time; remembers rows of up to `cached_nodes` nodes between them.
+
+    Rows are read without locks and folded in memory.  One statement then locks the executions, sees that none has moved
+    on since, and writes everything; mostly it is the group's only round trip.  If one has moved on (a lease passed on,
+    another replica wrote), the group is read and folded again under locks.
+    """
 
     def __init__(self, database: Database, clock: Clock, *, cached_nodes: int) -> None:
         self._database = database
@@ -187,13 +203,15 @@ class Recorder:
         it; operations are idempotent, so that they can be repeated).
         """
         execution_ids = sorted({operation.execution_id for operation in operations})
-        told = Told()
+        group = _Group(self._clock.now())
         try:
-            async with self._database.transaction() as connection:
-                group = _Group(connection, self._clock.now(), told)
-                await group.open(execution_ids, self._remembered)
-                outcomes = await group.apply(operations)
-                await group.write()
+            try:
+                outcomes = await self._record(group, execution_ids, operations)
+            except Conflict:
+                for execution_id in execution_ids:
+                    self.forget(execution_id)
+                group = _Group(self._clock.now())
+                outcomes = await self._record_locked(group, execution_ids, operations)
         except BaseException:
             for execution_id in execution_ids:
                 self.forget(execution_id)
@@ -203,7 +221,33 @@ class Recorder:
             self._remember(working, now)
         while self._weight > self._cached_nodes and self._remembered:
             self.forget(next(iter(self._remembered)))
-        return outcomes, told
+        return outcomes, group.told
+
+    async def _record(
+        self, group: _Group, execution_ids: Sequence[int], operations: Sequence[Operation]
+    ) -> list[Outcome]:
+        group.recall(execution_ids, self._remembered)
+        if group.has_to_read(execution_ids, operations):
+            async with self._database.connection() as connection:
+                await group.read(connection, execution_ids, operations)
+        outcomes = group.apply(operations)
+        if group.has_more_to_write:
+            async with self._database.transaction() as connection:
+                await group.write(connection)
+        else:
+            async with self._database.connection() as connection:
+                await group.write(connection)
+        return outcomes
+
+    async def _record_locked(
+        self, group: _Group, execution_ids: Sequence[int], operations: Sequence[Operation]
+    ) -> list[Outcome]:
+        async with self._database.transaction() as connection:
+            await JournalRepository(connection).lock(execution_ids)
+            await group.read(connection, execution_ids, operations)
+            outcomes = group.apply(operations)
+            await group.write(connection)
+        return outcomes
 
     def forget(self, execution_id: int) -> None:
         """Remember nothing of an execution."""
@@ -221,191 +265,152 @@ class Recorder:
             self.forget(execution_id)
 
     def _remember(self, working: _Working, now: float) -> None:
-        folded = working.folded
+        folded, lease = working.folded, working.lease
         execution_id = folded.execution_id
+        if folded.is_over:
+            self.forget(execution_id)
+            return
         memory = self._remembered.get(execution_id)
         if memory is None or memory.folded is not folded:
             self.forget(execution_id)
-            if folded.is_over:
-                return
-            memory = self._remembered[execution_id] = _Memory(folded)
-        elif folded.is_over:
-            self.forget(execution_id)
-            return
-        folded.last_sequence = working.lease.last_sequence
+            memory = self._remembered[execution_id] = _Memory(lease, folded)
+        lease.workflow_state = None  # it is stored
+        folded.own.cluster_changed = False
         for node_id, row in working.nodes.items():
             if row.is_over:  # hardly anything will happen to it any more
                 folded.unload(node_id)
-        weight = 1 + len(folded.nodes)
-        for items in folded.items.values():
-            weight += len(items.phases) // 512
+        weight = 1 + len(folded.nodes) + sum(len(items.phases) // 512 for items in folded.items.values())
         self._weight += weight - memory.weight
         memory.weight = weight
         memory.used_at = now
         self._remembered.move_to_end(execution_id)
 
 
-@dataclass(slots=True)
-class _Memory:
-    folded: Folded
-    weight: int = 0
-    used_at: float = 0.0
-
-
 class _Group:
-    """The work of one transaction."""
+    """The work of one transaction: recall or read, fold, write."""
 
-    def __init__(self, connection: Connection, now: datetime, told: Told) -> None:
-        self._journal = JournalRepository(connection)
-        self._rows = FoldedRepository(connection)
+    def __init__(self, now: datetime) -> None:
         self._now = now
-        self._told = told
+        self.told = Told()
         self.executions: dict[int, _Working] = {}
 
-    async def open(self, execution_ids: Sequence[int], remembered: OrderedDict[int, _Memory]) -> None:
-        """Lock the executions, and recall or look up what they are."""
-        leases = await self._journal.lock(execution_ids)
-        unknown = []
-        for execution_id, lease in leases.items():
+    # --- reading
+
+    def recall(self, execution_ids: Iterable[int], remembered: OrderedDict[int, _Memory]) -> None:
+        """Take up what is remembered of the executions."""
+        for execution_id in execution_ids:
             memory = remembered.get(execution_id)
-            if memory is None or memory.folded.last_sequence != lease.last_sequence:
-                unknown.append(execution_id)
-        described = await self._journal.describe(unknown) if unknown else {}
-        for execution_id, lease in leases.items():
-            folded = described.get(execution_id)
-            if folded is None:
-                memory = remembered.get(execution_id)
-                if memory is None or execution_id in unknown:
-                    continue  # removed between two statements
-                folded = memory.folded
-            else:
-                folded.last_sequence = lease.last_sequence
-                folded.complete = lease.last_sequence == 0
-            self.executions[execution_id] = _Working(lease, folded, session_before=lease.session_id)
+            if memory is not None:
+                self._take_up(memory.lease, memory.folded)
 
-    async def apply(self, operations: Sequence[Operation]) -> list[Outcome]:
-        """Load what the operations touch, and fold them."""
-        await self._load(operations)
-        return [await self._apply(operation) for operation in operations]
+    def _take_up(self, lease: LeaseRow, folded: Folded) -> None:
+        self.executions[lease.execution_id] = _Working(lease, folded, lease.mark, lease.session_id)
 
-    async def write(self) -> None:
-        """Write everything that changed."""
-        every = list(self.executions.values())
-        entries = [entry for working in every for entry in working.entries]
-        if entries:
-            await self._journal.add(entries)
-        nodes = [(working.folded.execution_id, row) for working in every for row in working.nodes.values()]
-        if nodes:
-            await self._rows.put_nodes(nodes)
-        tasks = [
-            (working.folded.execution_id, node_id, row)
-            for working in every
-            for (node_id, _), row in working.tasks.items()
-        ]
-        if tasks:
-            await self._rows.put_tasks(tasks)
-        items = [
-            (working.folded.execution_id, node_id, change) for working in every for node_id, change in working.items
-        ]
-        if items:
-            await self._rows.put_items(items)
-        rows = [working.row for working in every if working.row_changed and working.row is not None]
-        if rows:
-            await self._rows.update_executions(rows)
-        leases = [working.lease for working in every if working.lease_changed]
-        if leases:
-            await self._journal.update_leases(leases)
-        ended = [_ended_message(working) for working in every if working.ended]
-        if ended:
-            await self._journal.add_outbox(ended)
-
-    # --- loading
-
-    async def _load(self, operations: Sequence[Operation]) -> None:
-        nodes: dict[NodeKey, None] = {}
-        items: dict[NodeKey, None] = {}
-        rows: dict[int, None] = {}
+    def has_to_read(self, execution_ids: Sequence[int], operations: Iterable[Operation]) -> bool:
+        """Whether anything that the operations touch is not in memory."""
+        if len(self.executions) < len(execution_ids):
+            return True
+        wanted = _Wanted()
         for operation in operations:
-            working = self.executions.get(operation.execution_id)
-            if working is None:
-                continue
-            if isinstance(operation, Append):
-                for report in operation.reports:
-                    self._want(working.folded, report, nodes, items, rows)
-            elif isinstance(operation, Event):
-                self._want(working.folded, operation.report, nodes, items, rows)
-            elif not isinstance(operation, SetSignal):
-                rows[operation.execution_id] = None
-        if rows:
-            for execution_id, row in (await self._rows.lock_executions(sorted(rows))).items():
-                self.executions[execution_id].row = row
-        if nodes:
-            found = await self._rows.load_nodes(list(nodes))
-            for key in nodes:
+            self._want(operation, wanted)
+            if not wanted.nothing:
+                return True
+        return False
+
+    async def read(self, connection: Connection, execution_ids: Sequence[int], operations: Sequence[Operation]) -> None:
+        """Load what the operations touch and is not in memory."""
+        journal, rows = JournalRepository(connection), FoldedRepository(connection)
+        unknown = [execution_id for execution_id in execution_ids if execution_id not in self.executions]
+        if unknown:
+            for lease, folded in await journal.read(unknown):
+                self._take_up(lease, folded)
+        wanted = _Wanted()
+        for operation in operations:
+            self._want(operation, wanted)
+        if wanted.nodes:
+            found = await rows.load_nodes(list(wanted.nodes))
+            for key in wanted.nodes:
                 folded = self.executions[key[0]].folded
                 folded.nodes[key[1]] = found.get(key)
                 folded.unloaded.discard(key[1])
-        if items:
-            for (execution_id, node_id), known in (await self._rows.load_items(list(items))).items():
+        if wanted.items:
+            for (execution_id, node_id), known in (await rows.load_items(list(wanted.items))).items():
                 folded = self.executions[execution_id].folded
                 folded.items[node_id] = known
                 folded.items_unloaded.discard(node_id)
-        for operation in operations:
-            working = self.executions.get(operation.execution_id)
-            if working is None:
-                continue
-            if isinstance(operation, Append):
-                for report in operation.reports:
-                    if isinstance(report, NodeReport):
-                        await self._look_around(working, report)
-            elif isinstance(operation, Event) and isinstance(operation.report, NodeReport):
-                await self._look_around(working, operation.report)
+        for working, report in wanted.surroundings:
+            await _look_around(rows, working, report)
+        for signal in wanted.signals:
+            signal.exists = await journal.find_signal(signal.execution_id, signal.signal_id)
+        for execution_id in wanted.everything:
+            folded = self.executions[execution_id].folded
+            for node in await rows.load_live_nodes(execution_id):
+                folded.nodes[node.node_id] = node
+                folded.unloaded.discard(node.node_id)
 
-    @staticmethod
-    def _want(
-        folded: Folded,
-        report: Report,
-        nodes: dict[NodeKey, None],
-        items: dict[NodeKey, None],
-        rows: dict[int, None],
-    ) -> None:
-        if isinstance(report, WorkflowReport):
-            if report.event is not None:
-                rows[folded.execution_id] = None
+    def _want(self, operation: Operation, wanted: _Wanted) -> None:
+        working = self.executions.get(operation.execution_id)
+        if working is None:
             return
-        if folded.lacks(report.node_id):
-            nodes[folded.execution_id, report.node_id] = None
-        if isinstance(report, NodeReport):
-            if report.event is not None:
-                parent_id = report.event.parent_node_metadata.node_id
-                if parent_id and folded.lacks(parent_id):
-                    nodes[folded.execution_id, parent_id] = None
-        elif isinstance(report, ItemsReport) and folded.lacks_items(report.node_id):
-            items[folded.execution_id, report.node_id] = None
+        if isinstance(operation, Append):
+            for report in operation.reports:
+                _want_report(working, report, wanted)
+        elif isinstance(operation, Event):
+            _want_report(working, operation.report, wanted)
+        elif isinstance(operation, SetSignal):
+            wanted.signals.append(operation)
+        elif isinstance(operation, ForceAbort):
+            wanted.everything.append(operation.execution_id)
 
-    async def _look_around(self, working: _Working, report: NodeReport) -> None:
-        """Find out what the event refers to in other tables."""
-        event = report.event
-        if event is None or not (event.HasField("parent_task_metadata") or event.HasField("workflow_node_metadata")):
+    # --- writing
+
+    @property
+    def has_more_to_write(self) -> bool:
+        """Whether the group needs more than its one statement."""
+        return any(
+            working.items or working.signals or working.ended_by_force or working.folded.own.cluster_changed
+            for working in self.executions.values()
+        )
+
+    async def write(self, connection: Connection) -> None:
+        """Write everything that changed.  Raises Conflict if one of the executions has moved on."""
+        changes = Changes()
+        for execution_id, working in self.executions.items():
+            changes.leases.append((working.lease, working.mark, working.lease_changed))
+            changes.entries += working.entries
+            changes.nodes += [(execution_id, row) for row in working.nodes.values()]
+            changes.tasks += [(execution_id, node_id, row) for (node_id, _), row in working.tasks.items()]
+            if working.own_changed:
+                changes.executions.append(working.folded.own)
+            if working.ended:
+                changes.outbox.append(_ended_message(working))
+        journal, rows = JournalRepository(connection), FoldedRepository(connection)
+        if changes.leases:
+            await journal.write(changes, self._now)
+        if not self.has_more_to_write:
             return
-        parent_task_execution_id: int | None = None
-        child_exists = False
-        if event.HasField("parent_task_metadata") and event.parent_task_metadata.id.ByteSize():
-            identifier = event.parent_task_metadata.id
-            if same_execution(identifier.node_execution_id.execution_id, working.folded):
-                parent_task_execution_id = await self._rows.find_task_id(working.folded.execution_id, identifier)
-        if event.HasField("workflow_node_metadata") and working.lease.writer != Writer.LEASE.value:
-            child_exists = await self._rows.exists_execution(event.workflow_node_metadata.execution_id)
-        if parent_task_execution_id is not None or child_exists:
-            report.around = Surroundings(
-                parent_task_execution_id=parent_task_execution_id,
-                child_exists=child_exists,
-                dynamic_workflow_reference=report.around.dynamic_workflow_reference,
-            )
+        items = [
+            (execution_id, node_id, change)
+            for execution_id, working in self.executions.items()
+            for node_id, change in working.items
+        ]
+        if items:
+            await rows.put_items(items)
+        for execution_id, working in self.executions.items():
+            if working.folded.own.cluster_changed:
+                await rows.tell_spec_cluster(execution_id, working.folded.own.cluster)
+            if working.ended_by_force:
+                await rows.abort_items(execution_id)
+            for signal in working.signals:
+                await journal.set_signal(execution_id, signal.signal_id, signal.value)
+
+    def apply(self, operations: Sequence[Operation]) -> list[Outcome]:
+        """Fold the operations, in order."""
+        return [self._apply(operation) for operation in operations]
 
     # --- folding
 
-    async def _apply(self, operation: Operation) -> Outcome:
+    def _apply(self, operation: Operation) -> Outcome:
         working = self.executions.get(operation.execution_id)
         if isinstance(operation, Append):
             return self._append(working, operation)
@@ -417,8 +422,8 @@ class _Group:
             if isinstance(operation, Abort):
                 return self._abort(working, operation)
             if isinstance(operation, ForceAbort):
-                return await self._force_abort(working, operation)
-            return await self._signal(working, operation)
+                return self._force_abort(working, operation)
+            return self._signal(working, operation)
         except AerodromeError as error:  # raised before anything was changed
             return error
 
@@ -473,31 +478,25 @@ class _Group:
         return None
 
     def _abort(self, working: _Working, abort: Abort) -> AerodromeError | None:
-        row = _row(working)
-        abort_workflow(row, abort.cause, abort.principal)
-        working.folded.phase = row.phase
-        working.row_changed = True
+        abort_workflow(working.folded.own, abort.cause, abort.principal)
+        working.own_changed = True
         control = Control(execution_id=abort.execution_id, sequence=working.lease.last_sequence + 1)
         control.abort.cause = abort.cause
         control.abort.principal = abort.principal
         self._decide(working, control)
         return None
 
-    async def _force_abort(self, working: _Working, abort: ForceAbort) -> AerodromeError | None:
-        row = _row(working)
+    def _force_abort(self, working: _Working, abort: ForceAbort) -> AerodromeError | None:
         at = Timestamp()
         at.FromDatetime(self._now)
-        force_abort_workflow(row, abort.cause, at)
+        force_abort_workflow(working.folded.own, abort.cause, at)
         folded, lease = working.folded, working.lease
-        for node in await self._rows.load_live_nodes(abort.execution_id):
-            folded.nodes[node.node_id] = node
-        await self._rows.abort_items(abort.execution_id)
+        working.ended_by_force = True
         for node in force_abort_nodes(folded, abort.cause, at):
             working.nodes[node.node_id] = node
             for key, task in node.tasks.items():
                 working.tasks[node.node_id, key] = task
-        folded.phase = row.phase
-        working.row_changed = True
+        working.own_changed = True
         control = Control(execution_id=abort.execution_id, sequence=lease.last_sequence + 1)
         control.force_abort.cause = abort.cause
         lease.epoch += 1
@@ -505,9 +504,10 @@ class _Group:
         self._close(working)
         return None
 
-    async def _signal(self, working: _Working, signal: SetSignal) -> AerodromeError | None:
-        if not await self._journal.set_signal(signal.execution_id, signal.signal_id, signal.value):
+    def _signal(self, working: _Working, signal: SetSignal) -> AerodromeError | None:
+        if not signal.exists:
             return NotFound("entry not found")
+        working.signals.append(signal)
         if working.folded.is_over:
             return None  # nobody waits for it any more; the value is kept all the same
         control = Control(execution_id=signal.execution_id, sequence=working.lease.last_sequence + 1)
@@ -520,13 +520,13 @@ class _Group:
         self._enter(working, EntryKind.CONTROL, control.SerializeToString())
         working.lease.control_sequence = working.lease.last_sequence
         if working.session_before is not None:
-            self._told.controls.append((working.session_before, control))
+            self.told.controls.append((working.session_before, control))
 
     def _enter(self, working: _Working, kind: int, body: bytes) -> None:
         lease = working.lease
         lease.last_sequence += 1
         working.lease_changed = True
-        working.entries.append((lease.execution_id, lease.last_sequence, lease.epoch, kind, body, self._now))
+        working.entries.append((lease.execution_id, lease.last_sequence, lease.epoch, kind, body))
 
     def _close(self, working: _Working) -> None:
         """The execution is over: nobody holds it any more, and others are told."""
@@ -534,7 +534,7 @@ class _Group:
         working.lease.session_id = None
         working.lease_changed = True
         working.ended = True
-        self._told.ended.append((working.folded.execution_id, working.session_before))
+        self.told.ended.append((working.folded.execution_id, working.session_before))
 
     def _fold(self, working: _Working, report: Report, writer: Writer) -> Verdict:
         if report.refused is not None:
@@ -576,23 +576,72 @@ class _Group:
             working.lease.workflow_state = report.state
             working.lease_changed = True
             return ACCEPTED
-        row = _row(working)
-        verdict = fold_workflow(row, report.event, writer)
+        own = working.folded.own
+        verdict = fold_workflow(own, report.event, writer)
         if verdict is ACCEPTED:
-            working.row_changed = True
-            working.folded.phase = row.phase
-            working.folded.cluster = row.cluster
+            working.own_changed = True
             if report.state:
                 working.lease.workflow_state = report.state
-            if row.phase in WORKFLOW_TERMINAL:
+            if own.phase in WORKFLOW_TERMINAL:
                 self._close(working)
         return verdict
 
 
-def _row(working: _Working) -> ExecutionRow:
-    if working.row is None:
-        raise Gone("entry not found")
-    return working.row
+@dataclass(slots=True)
+class _Wanted:
+    """What has to be read."""
+
+    nodes: dict[NodeKey, None] = field(default_factory=dict)
+    items: dict[NodeKey, None] = field(default_factory=dict)
+    surroundings: list[tuple[_Working, NodeReport]] = field(default_factory=list)
+    signals: list[SetSignal] = field(default_factory=list)
+    everything: list[int] = field(default_factory=list)
+    """Executions of which every node that is not over is wanted."""
+
+    @property
+    def nothing(self) -> bool:
+        return not (self.nodes or self.items or self.surroundings or self.signals or self.everything)
+
+
+def _want_report(working: _Working, report: Report, wanted: _Wanted) -> None:
+    if isinstance(report, WorkflowReport):
+        return
+    folded = working.folded
+    if folded.lacks(report.node_id):
+        wanted.nodes[folded.execution_id, report.node_id] = None
+    if isinstance(report, ItemsReport):
+        if folded.lacks_items(report.node_id):
+            wanted.items[folded.execution_id, report.node_id] = None
+    elif isinstance(report, NodeReport) and report.event is not None:
+        event = report.event
+        if event.HasField("parent_node_metadata"):
+            parent_id = event.parent_node_metadata.node_id
+            if parent_id and folded.lacks(parent_id):
+                wanted.nodes[folded.execution_id, parent_id] = None
+        if event.HasField("parent_task_metadata") or (
+            working.lease.writer != Writer.LEASE.value and event.HasField("workflow_node_metadata")
+        ):
+            wanted.surroundings.append((working, report))
+
+
+async def _look_around(rows: FoldedRepository, working: _Working, report: NodeReport) -> None:
+    """Find out what the event refers to in other tables."""
+    event = report.event
+    if event is None:
+        return
+    parent_task_execution_id: int | None = None
+    child_exists = False
+    if event.HasField("parent_task_metadata") and event.parent_task_metadata.id.ByteSize():
+        identifier = event.parent_task_metadata.id
+        if same_execution(identifier.node_execution_id.execution_id, working.folded):
+            parent_task_execution_id = await rows.find_task_id(working.folded.execution_id, identifier)
+    if event.HasField("workflow_node_metadata") and working.lease.writer != Writer.LEASE.value:
+        child_exists = await rows.exists_execution(event.workflow_node_metadata.execution_id)
+    report.around = Surroundings(
+        parent_task_execution_id=parent_task_execution_id,
+        child_exists=child_exists,
+        dynamic_workflow_reference=report.around.dynamic_workflow_reference,
+    )
 
 
 def _gate(working: _Working, append: Append) -> ExecutionAppendResult | None:
@@ -689,18 +738,17 @@ def _result_of(verdict: Verdict) -> TransitionResult:
 
 
 def _ended_message(working: _Working) -> tuple[str, str, bytes]:
-    folded, row = working.folded, working.row
+    folded, closure = working.folded, working.folded.own.closure
     event = WorkflowExecutionEvent(
         execution_id=WorkflowExecutionIdentifier(project=folded.project, domain=folded.domain, name=folded.name),
-        producer_id=folded.cluster,
+        producer_id=folded.own.cluster,
+        phase=closure.phase,
+        occurred_at=closure.updated_at,
     )
-    if row is not None:
-        event.phase = row.closure.phase
-        event.occurred_at.CopyFrom(row.closure.updated_at)
-        if row.closure.HasField("error"):
-            event.error.CopyFrom(row.closure.error)
-        elif row.closure.HasField("outputs"):
-            event.output_uri = row.closure.outputs.uri
+    if closure.HasField("error"):
+        event.error.CopyFrom(closure.error)
+    elif closure.HasField("outputs"):
+        event.output_uri = closure.outputs.uri
     request = WorkflowExecutionEventRequest(
         request_id=f"{folded.execution_id}-{working.lease.last_sequence}", event=event
     )

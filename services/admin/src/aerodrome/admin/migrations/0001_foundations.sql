@@ -329,12 +329,19 @@ CREATE TABLE task_executions (
     PRIMARY KEY (execution_id, node_id, retry_attempt, name, version, project, domain)
 ) PARTITION BY RANGE (execution_id);
 
--- What is written to leases, node_executions and task_executions, many rows in one parameter: one array of rows costs the
--- writer a third less than an array for each column.  A later release that writes more columns makes a new type.
+-- What a group of changes writes, many rows in one parameter: one array of rows costs the writer a third less than an
+-- array for each column.  A later release that writes more columns makes new types.
 CREATE TYPE lease_write AS (
-    execution_id bigint, writer text, state text, session_id bigint, epoch bigint, last_sequence bigint,
+    execution_id bigint, changed boolean, old_writer text, old_state text, old_session_id bigint, old_epoch bigint,
+    old_last_sequence bigint, writer text, state text, session_id bigint, epoch bigint, last_sequence bigint,
     applied_first bigint, applied_results bytea, control_sequence bigint, workflow_state bytea
 );
+CREATE TYPE journal_write AS (execution_id bigint, sequence bigint, epoch bigint, kind smallint, body bytea);
+CREATE TYPE execution_write AS (
+    execution_id bigint, phase text, closure bytea, cluster text, started_at timestamptz,
+    execution_updated_at timestamptz, duration bigint, abort_cause text, error_kind text, error_code text
+);
+CREATE TYPE outbox_write AS (topic text, key text, payload bytea);
 CREATE TYPE node_execution_write AS (
     execution_id bigint, node_id text, phase text, closure bytea, node_execution_metadata bytea, input_uri text,
     started_at timestamptz, node_execution_created_at timestamptz, node_execution_updated_at timestamptz,
@@ -346,6 +353,16 @@ CREATE TYPE task_execution_write AS (
     phase text, phase_version integer, closure bytea, input_uri text, started_at timestamptz,
     task_execution_created_at timestamptz, task_execution_updated_at timestamptz, duration bigint, engine_state bytea
 );
+
+-- Ends a statement in which executions turn out to have moved on since they were read; the writer reads them again.
+CREATE FUNCTION refuse_moved(moved bigint) RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    IF moved <> 0 THEN
+        RAISE EXCEPTION '% of the executions have moved on', moved USING ERRCODE = 'serialization_failure';
+    END IF;
+    RETURN true;
+END
+$$;
 
 -- One row per map item, so that a large map never rewrites one document.
 CREATE TABLE node_items (

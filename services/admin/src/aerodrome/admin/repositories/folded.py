@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from flyteidl.admin.execution_pb2 import ExecutionClosure, ExecutionSpec
+from flyteidl.admin.execution_pb2 import ExecutionSpec
 from flyteidl.admin.node_execution_pb2 import NodeExecutionClosure, NodeExecutionMetaData
 from flyteidl.admin.task_execution_pb2 import TaskExecutionClosure
 from flyteidl.core.identifier_pb2 import TaskExecutionIdentifier, WorkflowExecutionIdentifier
@@ -17,11 +17,9 @@ from aerodrome.admin.domain.phases import (
     TASK_NAMES,
     TASK_NUMBERS,
     TASK_OVER,
-    WORKFLOW_NAMES,
-    WORKFLOW_NUMBERS,
     TaskPhase,
 )
-from aerodrome.admin.domain.rows import ExecutionRow, Items, NodeRow, TaskKey, TaskRow
+from aerodrome.admin.domain.rows import Items, NodeRow, TaskKey, TaskRow
 from aerodrome.stdlib.postgres.database import Connection, Record
 from aerodrome.stdlib.postgres.queries import load_queries
 
@@ -41,45 +39,11 @@ class FoldedRepository:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def lock_executions(self, execution_ids: Sequence[int]) -> dict[int, ExecutionRow]:
-        """The executions' own rows, locked in the order of their keys."""
-        rows = await self._connection.fetch(_QUERIES.lock_executions, execution_ids)
-        return {
-            row["execution_id"]: ExecutionRow(
-                execution_id=row["execution_id"],
-                phase=WORKFLOW_NUMBERS[row["phase"]],
-                closure=ExecutionClosure.FromString(row["closure"]),
-                cluster=row["cluster"],
-                started_at=row["started_at"],
-                execution_updated_at=row["execution_updated_at"],
-                duration=row["duration"],
-                abort_cause=row["abort_cause"],
-                error_kind=row["error_kind"],
-                error_code=row["error_code"],
-            )
-            for row in rows
-        }
-
-    async def update_executions(self, rows: Sequence[ExecutionRow]) -> None:
-        """Write rows back; a spec is told a changed cluster too."""
-        await self._connection.execute(
-            _QUERIES.update_executions,
-            [row.execution_id for row in rows],
-            [WORKFLOW_NAMES[row.phase] for row in rows],
-            [row.closure.SerializeToString() for row in rows],
-            [row.cluster for row in rows],
-            [row.started_at for row in rows],
-            [row.execution_updated_at for row in rows],
-            [row.duration for row in rows],
-            [row.abort_cause for row in rows],
-            [row.error_kind for row in rows],
-            [row.error_code for row in rows],
-        )
-        for row in rows:
-            if row.cluster_changed:
-                spec = ExecutionSpec.FromString(await self._connection.fetchval(_QUERIES.get_spec, row.execution_id))
-                spec.metadata.system_metadata.execution_cluster = row.cluster
-                await self._connection.execute(_QUERIES.set_spec, row.execution_id, spec.SerializeToString())
+    async def tell_spec_cluster(self, execution_id: int, cluster: str) -> None:
+        """Let an execution's spec say in which cluster it runs."""
+        spec = ExecutionSpec.FromString(await self._connection.fetchval(_QUERIES.get_spec, execution_id))
+        spec.metadata.system_metadata.execution_cluster = cluster
+        await self._connection.execute(_QUERIES.set_spec, execution_id, spec.SerializeToString())
 
     async def load_nodes(self, keys: Sequence[NodeKey]) -> dict[NodeKey, NodeRow]:
         """Nodes with their attempts; keys without a row are absent from the answer."""
@@ -114,16 +78,6 @@ class FoldedRepository:
             index = row["item_index"]
             found[row["execution_id"], row["node_id"]].put(index, index, row["phase"], row["attempt"])
         return found
-
-    async def put_nodes(self, rows: Iterable[tuple[int, NodeRow]]) -> None:
-        """Insert or replace nodes; new ones are numbered in the order given."""
-        columns = zip(*(_node_columns(execution_id, row) for execution_id, row in rows), strict=True)
-        await self._connection.execute(_QUERIES.put_nodes, *columns)
-
-    async def put_tasks(self, rows: Iterable[tuple[int, str, TaskRow]]) -> None:
-        """Insert or replace attempts; new ones are numbered in the order given."""
-        columns = zip(*(_task_columns(execution_id, node_id, row) for execution_id, node_id, row in rows), strict=True)
-        await self._connection.execute(_QUERIES.put_tasks, *columns)
 
     async def put_items(self, changes: Iterable[tuple[int, str, ItemChange]]) -> None:
         """Insert or replace ranges of items; where they overlap the later one counts."""
@@ -189,7 +143,8 @@ def _node(row: Record) -> NodeRow:
     )
 
 
-def _node_columns(execution_id: int, row: NodeRow) -> tuple[object, ...]:
+def node_columns(execution_id: int, row: NodeRow) -> tuple[object, ...]:
+    """What is written of a node, as the type `node_execution_write`."""
     closure = row.closure.SerializeToString()
     row.writes += 1
     if row.writes % _FRESH_AFTER == 0:
@@ -217,7 +172,8 @@ def _task(row: Record) -> TaskRow:
     )
 
 
-def _task_columns(execution_id: int, node_id: str, row: TaskRow) -> tuple[object, ...]:
+def task_columns(execution_id: int, node_id: str, row: TaskRow) -> tuple[object, ...]:
+    """What is written of an attempt, as the type `task_execution_write`."""
     closure = row.closure.SerializeToString()
     row.writes += 1
     if row.writes % _FRESH_AFTER == 0:

@@ -1,20 +1,21 @@
-"""The journal's entries, and the lease rows that lock executions and say how far their journals reach."""
+"""The journal's entries, the lease rows that lock executions, and the one statement that writes a group of changes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
+from flyteidl.admin.execution_pb2 import ExecutionClosure
 from flyteidl.core.identifier_pb2 import WorkflowExecutionIdentifier
 
-from aerodrome.admin.domain.phases import WORKFLOW_NUMBERS
-from aerodrome.admin.domain.rows import Folded
-from aerodrome.stdlib.postgres.database import Connection
+from aerodrome.admin.domain.phases import WORKFLOW_NAMES, WORKFLOW_NUMBERS
+from aerodrome.admin.domain.rows import ExecutionRow, Folded, NodeRow, TaskRow
+from aerodrome.admin.repositories.folded import node_columns, task_columns
+from aerodrome.stdlib.postgres.database import Connection, Record
 from aerodrome.stdlib.postgres.queries import load_queries
 
 _QUERIES = load_queries(__package__, "journal.sql")
-_ENTRY_COLUMNS = ("execution_id", "sequence", "epoch", "kind", "body", "recorded_at")
 
 
 class EntryKind:
@@ -28,8 +29,8 @@ class EntryKind:
     EVENT = 6
 
 
-Entry = tuple[int, int, int, int, bytes, datetime]
-"""execution_id, sequence, epoch, kind, body, recorded_at"""
+Entry = tuple[int, int, int, int, bytes]
+"""execution_id, sequence, epoch, kind, body"""
 
 
 @dataclass(slots=True)
@@ -49,6 +50,26 @@ class LeaseRow:
     workflow_state: bytes | None = None
     """The holder's state to be stored; None keeps what is there."""
 
+    @property
+    def mark(self) -> tuple[object, ...]:
+        """By which it is recognized as unchanged."""
+        return (self.writer, self.state, self.session_id, self.epoch, self.last_sequence)
+
+
+@dataclass(slots=True)
+class Changes:
+    """What a group writes.  Every execution that it looked at is among the leases, also those that it left alone."""
+
+    leases: list[tuple[LeaseRow, tuple[object, ...], bool]] = field(default_factory=list)
+    """The lease as it becomes, its mark as it was, and whether there is anything to write."""
+    entries: list[Entry] = field(default_factory=list)
+    executions: list[ExecutionRow] = field(default_factory=list)
+    nodes: list[tuple[int, NodeRow]] = field(default_factory=list)
+    """New ones are numbered in this order."""
+    tasks: list[tuple[int, str, TaskRow]] = field(default_factory=list)
+    outbox: list[tuple[str, str, bytes]] = field(default_factory=list)
+    """(topic, key, payload)"""
+
 
 class JournalRepository:
     """Reads and writes on the connection that it is given."""
@@ -63,64 +84,99 @@ class JournalRepository:
         )
         return found
 
-    async def lock(self, execution_ids: Sequence[int]) -> dict[int, LeaseRow]:
-        """Lock executions in the order of their keys; those that do not exist are absent from the answer."""
-        found = await self._lock(execution_ids)
-        missing = [execution_id for execution_id in execution_ids if execution_id not in found]
-        if missing:
-            await self._connection.execute(_QUERIES.add_missing_leases, missing)
-            found.update(await self._lock(missing))
-        return found
+    async def describe(self, execution_id: int) -> tuple[str, str, str] | None:
+        """Project, domain and name of an execution."""
+        row = await self._connection.fetchrow(_QUERIES.describe, execution_id)
+        return None if row is None else (row[0], row[1], row[2])
 
-    async def _lock(self, execution_ids: Sequence[int]) -> dict[int, LeaseRow]:
-        rows = await self._connection.fetch(_QUERIES.lock, execution_ids)
-        return {row["execution_id"]: LeaseRow(*row.values()) for row in rows}
+    async def lock(self, execution_ids: Sequence[int]) -> None:
+        """Keep executions from being changed by others until the transaction ends."""
+        await self._connection.execute(_QUERIES.lock, execution_ids)
 
-    async def describe(self, execution_ids: Sequence[int]) -> dict[int, Folded]:
-        """What folding needs to know of executions before any of their rows."""
-        rows = await self._connection.fetch(_QUERIES.describe, execution_ids)
-        return {
-            row["execution_id"]: Folded(
-                execution_id=row["execution_id"],
-                project=row["execution_project"],
-                domain=row["execution_domain"],
-                name=row["execution_name"],
-                phase=WORKFLOW_NUMBERS[row["phase"]],
-                cluster=row["cluster"],
-            )
-            for row in rows
-        }
+    async def read(self, execution_ids: Sequence[int]) -> list[tuple[LeaseRow, Folded]]:
+        """Executions as they are now; those that do not exist are absent from the answer."""
+        rows = await self._connection.fetch(_QUERIES.read, execution_ids)
+        if len(rows) < len(execution_ids):
+            found = {row["execution_id"] for row in rows}
+            missing = [execution_id for execution_id in execution_ids if execution_id not in found]
+            if await self._connection.execute(_QUERIES.add_missing_leases, missing) != "INSERT 0 0":
+                rows += await self._connection.fetch(_QUERIES.read, missing)
+        return [_execution(row) for row in rows]
 
-    async def add(self, entries: Sequence[Entry]) -> None:
-        """Append entries."""
-        await self._connection.copy_records("journal", entries, _ENTRY_COLUMNS)
-
-    async def entries(self, execution_id: int, after: int, limit: int) -> list[Entry]:
-        """Entries of an execution behind sequence `after`, in order."""
-        rows = await self._connection.fetch(_QUERIES.entries, execution_id, after, limit)
-        return [(execution_id, *row.values()) for row in rows]
-
-    async def update_leases(self, rows: Sequence[LeaseRow]) -> None:
-        """Write locked rows back."""
+    async def write(self, changes: Changes, now: datetime) -> None:
+        """Write everything, if no execution has moved on since it was read.  Raises Conflict if one has."""
         await self._connection.execute(
-            _QUERIES.update_leases,
-            [row.execution_id for row in rows],
-            [row.writer for row in rows],
-            [row.state for row in rows],
-            [row.session_id for row in rows],
-            [row.epoch for row in rows],
-            [row.last_sequence for row in rows],
-            [row.applied_first for row in rows],
-            [row.applied_results for row in rows],
-            [row.control_sequence for row in rows],
-            [row.workflow_state for row in rows],
-        )
+            _QUERIES.write,
+            sorted(lease.execution_id for lease, _, _ in changes.leases),
+            [
+                (
+                    lease.execution_id, changed, *mark, lease.writer, lease.state, lease.session_id, lease.epoch,
+                    lease.last_sequence, lease.applied_first, lease.applied_results, lease.control_sequence,
+                    lease.workflow_state,
+                )
+                for lease, mark, changed in changes.leases
+            ],
+            changes.entries,
+            now,
+            [node_columns(execution_id, row) for execution_id, row in changes.nodes],
+            [task_columns(execution_id, node_id, row) for execution_id, node_id, row in changes.tasks],
+            [
+                (
+                    row.execution_id, WORKFLOW_NAMES[row.phase], row.closure.SerializeToString(), row.cluster,
+                    row.started_at, row.execution_updated_at, row.duration, row.abort_cause, row.error_kind,
+                    row.error_code,
+                )
+                for row in changes.executions
+            ],
+            changes.outbox,
+        )  # fmt: skip
 
-    async def add_outbox(self, messages: Sequence[tuple[str, str, bytes]]) -> None:
-        """Leave (topic, key, payload) messages to be published after the commit."""
-        topics, keys, payloads = zip(*messages, strict=True)
-        await self._connection.execute(_QUERIES.add_outbox, topics, keys, payloads)
+    async def find_signal(self, execution_id: int, signal_id: str) -> bool:
+        """Whether there is such a signal."""
+        return bool(await self._connection.fetchval(_QUERIES.find_signal, execution_id, signal_id))
 
-    async def set_signal(self, execution_id: int, signal_id: str, value: bytes) -> bool:
-        """Set a signal's value; False if there is no such signal."""
-        return await self._connection.fetchval(_QUERIES.set_signal, execution_id, signal_id, value) is not None
+    async def set_signal(self, execution_id: int, signal_id: str, value: bytes) -> None:
+        """Set a signal's value."""
+        await self._connection.execute(_QUERIES.set_signal, execution_id, signal_id, value)
+
+    async def list_entries(self, execution_id: int, after: int, limit: int) -> list[Record]:
+        """Entries of an execution behind sequence `after`, in order: sequence, epoch, kind, body, recorded_at."""
+        return await self._connection.fetch(_QUERIES.list_entries, execution_id, after, limit)
+
+
+def _execution(row: Record) -> tuple[LeaseRow, Folded]:
+    execution_id = row["execution_id"]
+    lease = LeaseRow(
+        execution_id=execution_id,
+        cluster=row["cluster"],
+        writer=row["writer"],
+        state=row["state"],
+        session_id=row["session_id"],
+        epoch=row["epoch"],
+        last_sequence=row["last_sequence"],
+        applied_first=row["applied_first"],
+        applied_results=row["applied_results"],
+        control_sequence=row["control_sequence"],
+    )
+    phase = WORKFLOW_NUMBERS[row["phase"]]
+    own = ExecutionRow(
+        execution_id=execution_id,
+        phase=phase,
+        closure=ExecutionClosure.FromString(row["closure"]),
+        cluster=row["execution_cluster"],
+        started_at=row["started_at"],
+        execution_updated_at=row["execution_updated_at"],
+        duration=row["duration"],
+        abort_cause=row["abort_cause"],
+        error_kind=row["error_kind"],
+        error_code=row["error_code"],
+    )
+    folded = Folded(
+        execution_id=execution_id,
+        project=row["execution_project"],
+        domain=row["execution_domain"],
+        name=row["execution_name"],
+        own=own,
+        complete=lease.last_sequence == 0,
+    )
+    return lease, folded
