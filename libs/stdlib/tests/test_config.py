@@ -162,6 +162,31 @@ class TestExamples:
         assert config.propeller.workers == 4
         assert config.database.postgres.port == 5432
 
+    def test_the_guides_plugin_and_cluster_examples_load(self, tmp_path: Path) -> None:
+        config = read(
+            tmp_path,
+            """
+            plugins:
+              enabled-plugins: [container, spark, waitable, hiveExecutor, sidecar]
+              logs: {kubernetes-enabled: true, kubernetes-url: "http://localhost:30082"}
+              k8s:
+                default-env-vars:
+                  - FLYTE_AWS_ENDPOINT: "http://minio.flyte:9000"
+                  - FLYTE_AWS_ACCESS_KEY_ID: minio
+              spark:
+                spark-config-default:
+                  - spark.hadoop.fs.s3a.multipart.threshold: "536870912"
+                  - spark.blacklist.enabled: "true"
+              qubole: {quboleTokenPath: /x, resourceManagerType: redis, redisHostPath: r:6379, quboleLimit: 10}
+              waitable: {console-uri: "http://localhost:30081/console"}
+            clusters:
+              - {name: c1, endpoint: e, enabled: true, auth: {type: file_path, tokenPath: /t, certPath: /c}}
+              - {name: c2, endpoint: e, auth: {enabled: true, type: file_path, tokenPath: /t, certPath: /c}}
+            """,
+        )
+        assert config.plugins.k8s.default_env_vars["FLYTE_AWS_ACCESS_KEY_ID"] == "minio"
+        assert config.plugins.enabled_plugins[1] == "spark"
+
 
 class TestKeys:
     @pytest.mark.parametrize("key", ["batching-interval", "batchingInterval", "BATCHING_INTERVAL", "batching_interval"])
@@ -247,6 +272,13 @@ class TestValues:
     def test_an_empty_value_is_not_set(self, tmp_path: Path) -> None:
         config = read(tmp_path, "propeller:\n  workers:\n  queue:\nstorage:\ndatabase: {postgres: {password: ~}}")
         assert config == Service()
+
+    def test_none_in_code_is_none(self) -> None:
+        class Timed(Section):
+            after: Duration | None = timedelta(1)
+
+        assert Timed(after=None).after is None
+        assert Timed.model_validate(Timed(after=None).model_dump(mode="json")).after is None
 
     def test_a_wrong_value_is_named_with_its_line(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as caught:

@@ -273,13 +273,11 @@ class _Reader:
             if seen.setdefault(normalised, str(key)) != str(key):
                 self._problem((*written, str(key)), key, f"is written twice, also as {seen[normalised]!r}")
                 continue
-            if _unset(value):
-                if _keys(cls).get(normalised) is None:
-                    self._without_field(cls, key, (*written, str(key)), value, result)
-                continue
             target = _keys(cls).get(normalised)
             if target is None:
                 self._without_field(cls, key, (*written, str(key)), value, result)
+                continue
+            if _unset(value) and self._known is not None:  # in a file; code that says None means it
                 continue
             owner, place = cls, result
             for step in target[:-1]:

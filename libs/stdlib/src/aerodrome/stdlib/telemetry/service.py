@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aerodrome.stdlib.config import TelemetryConfig
@@ -42,7 +43,7 @@ class Telemetry:
         for percent in (50, 99):
             self.metrics.observed(
                 f"aerodrome:loop_lag_p{percent}_seconds",
-                lambda percent=percent: self.loop_lag.percentile_seconds(percent),  # type: ignore[misc]
+                partial(self.loop_lag.percentile_seconds, percent),
                 description=f"The lag of the event loop that {percent}% of samples do not exceed",
             )
 
