@@ -89,6 +89,7 @@ class Platform:
                 port = OnePort(config.host, config.port, socket, protocol_factory)
                 await port.start()
                 self._port = port.port
+                await admin.prepare()
                 stack.push_async_callback(port.stop)
                 await server.start()
                 stack.push_async_callback(server.stop)

@@ -179,7 +179,7 @@ class TaskHandler:
             failure = outcome.explained(failure, document)
         if failure is not None:
             tail = await self._hub.runtime.tail(run.namespace, pod["metadata"]["name"], _TAIL_LINES)
-            final = outcome.error_with_log_tail(failure, tail)
+            final = outcome.error_with_log_tail(failure, _own_words(tail))
             return lambda engine, now: engine.failed(node, attempt, final, now, info)
         await run.literals.storage.freeze(prefix)
         await run.literals.storage.freeze(run.layout.raw_prefix(node, attempt))
@@ -276,6 +276,11 @@ class _Attempt:
                 observation = lambda engine, now: engine.failed(node, attempt, broken, now, info)  # noqa: B023, E731
                 break
         self._run.post(observation)
+
+
+def _own_words(tail: str) -> str:
+    """What the task itself printed: flytekit logs the exception once more, as JSON, and the error has it already."""
+    return "\n".join(line for line in tail.splitlines() if not ('"name": "flytekit"' in line and line.startswith("{")))
 
 
 def _no_pod(task_type: str, plugin: str) -> Failure:
