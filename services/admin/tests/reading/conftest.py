@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from flyteidl.admin import execution_pb2, launch_plan_pb2, node_execution_pb2, task_execution_pb2, task_pb2
-from flyteidl.core import interface_pb2
+from flyteidl.core import interface_pb2, types_pb2
 from flyteidl.core.identifier_pb2 import (
     Identifier,
     NodeExecutionIdentifier,
@@ -60,29 +60,29 @@ class Rows:
         closure = task_pb2.TaskClosure()
         closure.compiled_task.template.type = row.get("type", "python-task")
         closure.created_at.FromDatetime(created)
-        return await self._insert("tasks", "id", {
+        return int(await self._insert("tasks", "id", {
             "project": "p", "domain": "d", "name": name, "version": version, "created_at": created,
             "closure": closure.SerializeToString(), "digest": b"x", "type": "python-task",
-        } | row)  # fmt: skip
+        } | row))  # fmt: skip
 
     async def workflow(self, name: str = "w", version: str = "v1", **row: Any) -> int:
         interface = interface_pb2.TypedInterface()
-        interface.inputs.variables["a"].type.simple = 1
-        return await self._insert("workflows", "id", {
+        interface.inputs.variables["a"].type.simple = types_pb2.INTEGER
+        return int(await self._insert("workflows", "id", {
             "project": "p", "domain": "d", "name": name, "version": version, "created_at": self._time(),
             "typed_interface": interface.SerializeToString(), "remote_closure_identifier": f"mem://s/{name}/{version}",
             "digest": b"x",
-        } | row)  # fmt: skip
+        } | row))  # fmt: skip
 
     async def launch_plan(self, workflow_id: int, name: str = "lp", version: str = "v1", **row: Any) -> int:
         spec = launch_plan_pb2.LaunchPlanSpec(workflow_id=Identifier(name=name))
         closure = launch_plan_pb2.LaunchPlanClosure()
         closure.expected_inputs.parameters["a"].required = True
-        return await self._insert("launch_plans", "id", {
+        return int(await self._insert("launch_plans", "id", {
             "project": "p", "domain": "d", "name": name, "version": version, "created_at": self._time(),
             "spec": spec.SerializeToString(), "closure": closure.SerializeToString(), "workflow_id": workflow_id,
             "digest": b"x",
-        } | row)  # fmt: skip
+        } | row))  # fmt: skip
 
     async def named_entity(self, resource_type: int, name: str, **row: Any) -> None:
         await self._insert(
@@ -90,6 +90,12 @@ class Rows:
             "name",
             {"resource_type": resource_type, "project": "p", "domain": "d", "name": name} | row,
         )
+
+    async def description(self, resource_type: int, name: str, version: str, **row: Any) -> None:
+        await self._insert("description_entities", "id", {
+            "resource_type": resource_type, "project": "p", "domain": "d", "name": name, "version": version,
+            "created_at": self._time(),
+        } | row)  # fmt: skip
 
     async def execution(
         self,
@@ -103,9 +109,7 @@ class Rows:
     ) -> int:
         created = row.pop("created_at", self._time())
         closure = closure or execution_pb2.ExecutionClosure()
-        closure.phase = (
-            execution_pb2.ExecutionClosure.DESCRIPTOR.fields_by_name["phase"].enum_type.values_by_name[phase].number
-        )
+        closure.MergeFrom(execution_pb2.ExecutionClosure(phase=phase))
         execution_id = await self._insert("executions", "execution_id", {
             "execution_project": "p", "execution_domain": "d", "execution_name": name, "created_at": created,
             "updated_at": created, "phase": phase, "workflow_id": 1, "launch_entity": "launch_plan",
@@ -131,11 +135,11 @@ class Rows:
         closure = closure or node_execution_pb2.NodeExecutionClosure()
         metadata = metadata or node_execution_pb2.NodeExecutionMetaData(spec_node_id=node_id)
         created = row.pop("created_at", self._time())
-        return await self._insert("node_executions", "id", {
+        return int(await self._insert("node_executions", "id", {
             "execution_id": execution_id, "node_id": node_id, "phase": phase, "created_at": created,
             "updated_at": created, "closure": closure.SerializeToString(),
             "node_execution_metadata": metadata.SerializeToString(), "event_version": 2,
-        } | row)  # fmt: skip
+        } | row))  # fmt: skip
 
     async def task_execution(
         self,
@@ -149,11 +153,11 @@ class Rows:
     ) -> int:
         closure = closure or task_execution_pb2.TaskExecutionClosure(task_type="python-task")
         created = row.pop("created_at", self._time())
-        return await self._insert("task_executions", "id", {
+        return int(await self._insert("task_executions", "id", {
             "execution_id": execution_id, "node_id": node_id, "retry_attempt": retry_attempt, "project": "p",
             "domain": "d", "name": "t", "version": "v1", "phase": phase, "created_at": created,
             "updated_at": created, "closure": closure.SerializeToString(),
-        } | row)  # fmt: skip
+        } | row))  # fmt: skip
 
 
 class Ids:
@@ -229,9 +233,9 @@ async def channel(database: Database, storage: MemStorage, config: AdminConfig) 
 
 @pytest.fixture
 def admin(channel: DirectChannel) -> Any:
-    return admin_pb2_grpc.AdminServiceStub(channel)
+    return admin_pb2_grpc.AdminServiceStub(channel)  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture
 def proxy(channel: DirectChannel) -> Any:
-    return dataproxy_pb2_grpc.DataProxyServiceStub(channel)
+    return dataproxy_pb2_grpc.DataProxyServiceStub(channel)  # type: ignore[no-untyped-call]

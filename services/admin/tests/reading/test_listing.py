@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from aerodrome.admin.domain.filters import COLUMNS, JOINABLE, Function, Kind
 from aerodrome.admin.repositories.listing import Ask, Page, Scope, Source, list_page
 from aerodrome.admin.repositories.sources import (
+    DESCRIPTION_ENTITIES,
     EXECUTIONS,
     IDENTIFIERS,
     LAUNCH_PLANS,
@@ -37,6 +38,7 @@ SOURCES = {
     "tasks": TASKS,
     "workflows": WORKFLOWS,
     "launch plans": LAUNCH_PLANS,
+    "description entities": DESCRIPTION_ENTITIES,
     "task ids": IDENTIFIERS["tasks"],
     "workflow ids": IDENTIFIERS["workflows"],
     "launch plan ids": IDENTIFIERS["launch_plans"],
@@ -55,6 +57,7 @@ async def fill(rows: Any) -> None:
         kept = {"short_description": dice.choice(["", "é", "x"]), "created_at": dice.choice(instants)}
         await rows.task(name, version, **kept, type=dice.choice("xy"))
         workflow = await rows.workflow(name, version, **kept)
+        await rows.description(1, name, version, **kept)
         await rows.launch_plan(workflow, name, version, created_at=dice.choice(instants))
     await rows.named_entity(1, "b", state=1, description="ü")
     for number in range(13):
@@ -188,7 +191,7 @@ async def test_a_page_ends_at_the_most_rows_and_bytes_that_one_may_hold(database
     for number in range(130):
         await rows.execution(f"e{number:03}")
 
-    async def walk(**limits: int) -> list[list[str]]:
+    async def walk(**limits: Any) -> list[list[str]]:
         pages, token = [], ""
         while True:
             ask = Ask("ListThings", limit=4_000_000_000, token=token)
@@ -236,7 +239,8 @@ async def test_values_are_bound_and_never_part_of_the_statement(data: st.DataObj
     statements = []
     for value in (data.draw(_words), "'; DROP TABLE executions; --".replace(";", "")):
         database = Recorded()
-        ask = Ask("ListThings", limit=5, filters=f"{function}({entity.prefix}.{column},{value})")
+        prefix = "" if entity is source.entity else f"{entity.prefix}."
+        ask = Ask("ListThings", limit=5, filters=f"{function}({prefix}{column},{value})")
         await list_page(cast(Database, database), source, Scope(), ask)
         ((statement, bound),) = database.statements
         statements.append(statement)
@@ -263,7 +267,8 @@ async def test_the_database_understands_every_filter_that_is_accepted(database: 
         value = data.draw(values[COLUMNS[entity][column]])
         if function.takes_list:
             value = f"{value};{data.draw(values[COLUMNS[entity][column]])}"
-        written.append(f"{function.value}({entity.prefix}.{column},{value})")
+        prefix = "" if entity is source.entity else f"{entity.prefix}."
+        written.append(f"{function.value}({prefix}{column},{value})")
     key = data.draw(st.sampled_from(sorted(COLUMNS[source.entity])))
     try:
         await page(database, source, limit=3, filters="+".join(written), sort_by=Sort(key=key))

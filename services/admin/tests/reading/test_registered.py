@@ -6,8 +6,8 @@ from typing import Any
 
 import grpc
 import pytest
-from flyteidl.admin import common_pb2, launch_plan_pb2
-from flyteidl.core.identifier_pb2 import ResourceType
+from flyteidl.admin import common_pb2, description_entity_pb2, launch_plan_pb2
+from flyteidl.core.identifier_pb2 import Identifier, ResourceType
 
 
 def listing(name: str = "", **fields: Any) -> common_pb2.ResourceListRequest:
@@ -16,13 +16,13 @@ def listing(name: str = "", **fields: Any) -> common_pb2.ResourceListRequest:
 
 
 def ids(**fields: Any) -> common_pb2.NamedEntityIdentifierListRequest:
-    return common_pb2.NamedEntityIdentifierListRequest(**{"project": "p", "domain": "d", "limit": 100} | fields)
+    given: dict[str, Any] = {"project": "p", "domain": "d", "limit": 100} | fields
+    return common_pb2.NamedEntityIdentifierListRequest(**given)
 
 
 def named(resource_type: int, **fields: Any) -> common_pb2.NamedEntityListRequest:
-    return common_pb2.NamedEntityListRequest(
-        **{"resource_type": resource_type, "project": "p", "domain": "d", "limit": 100} | fields
-    )
+    given: dict[str, Any] = {"resource_type": resource_type, "project": "p", "domain": "d", "limit": 100} | fields
+    return common_pb2.NamedEntityListRequest(**given)
 
 
 async def refusal(call: Any) -> tuple[str, str]:
@@ -183,3 +183,49 @@ async def test_requests_for_names_are_checked(admin: Any, fields: dict[str, Any]
         if not value:
             request.ClearField(field)
     assert await refusal(admin.ListNamedEntities(request)) == ("INVALID_ARGUMENT", text)
+
+
+async def test_descriptions_are_kept_apart_by_type(admin: Any, rows: Any) -> None:
+    long = description_entity_pb2.Description(value="long text")
+    for resource_type in (ResourceType.TASK, ResourceType.WORKFLOW):
+        for version in ("v1", "v2"):
+            await rows.description(
+                resource_type,
+                "a",
+                version,
+                short_description=f"{resource_type} {version}",
+                long_description=long.SerializeToString(),
+                link="http://example.org",
+            )
+
+    async def get(resource_type: ResourceType, version: str = "v1") -> Any:
+        key = Identifier(resource_type=resource_type, project="p", domain="d", name="a", version=version)
+        return await admin.GetDescriptionEntity(common_pb2.ObjectGetRequest(id=key))
+
+    found = await get(ResourceType.WORKFLOW)
+    assert (found.short_description, found.long_description, found.source_code.link) == (
+        "2 v1",
+        long,
+        "http://example.org",
+    )
+    assert found.id.resource_type == ResourceType.WORKFLOW
+    assert (await get(ResourceType.UNSPECIFIED)).short_description == "1 v1"
+    assert (await refusal(get(ResourceType.WORKFLOW, "v9")))[0] == "NOT_FOUND"
+    assert await refusal(get(ResourceType.WORKFLOW, "")) == ("INVALID_ARGUMENT", "missing version")
+    assert (await refusal(admin.GetDescriptionEntity(common_pb2.ObjectGetRequest())))[0] == "INVALID_ARGUMENT"
+
+    async def versions(**fields: Any) -> list[str]:
+        identifier = common_pb2.NamedEntityIdentifier(project="p", domain="d", name=fields.pop("name", "a"))
+        given: dict[str, Any] = {"resource_type": ResourceType.TASK, "id": identifier, "limit": 5} | fields
+        answer = await admin.ListDescriptionEntities(description_entity_pb2.DescriptionEntityListRequest(**given))
+        return [each.short_description for each in answer.descriptionEntities]
+
+    assert await versions() == ["1 v1", "1 v2"]
+    assert await versions(filters="eq(version,v2)") == ["1 v2"]
+    for fields, text in (
+        ({"resource_type": 0}, "invalid value for resource_type"),
+        ({"name": ""}, "missing name"),
+        ({"limit": 0}, "invalid value for limit"),
+        ({"token": "x"}, "invalid pagination token x for ListWorkflows"),
+    ):
+        assert await refusal(versions(**fields)) == ("INVALID_ARGUMENT", text)

@@ -225,7 +225,7 @@ JOINABLE: Mapping[Entity, tuple[Entity, ...]] = MappingProxyType(
 )  # fmt: skip
 """The prefixes that a list of each entity understands; nothing else can be listed."""
 
-_BY_PREFIX = {
+_BY_PREFIX: Mapping[str, Entity] = {
     entity.prefix: entity for entity in Entity if entity not in (Entity.IDENTIFIER, Entity.DESCRIPTION_ENTITY)
 }
 

@@ -15,6 +15,11 @@ from flyteidl.admin.common_pb2 import (
     NamedEntityListRequest,
     ResourceListRequest,
 )
+from flyteidl.admin.description_entity_pb2 import (
+    DescriptionEntity,
+    DescriptionEntityList,
+    DescriptionEntityListRequest,
+)
 from flyteidl.admin.execution_pb2 import Execution, ExecutionList
 from flyteidl.admin.launch_plan_pb2 import ActiveLaunchPlanListRequest, LaunchPlanList
 from flyteidl.admin.node_execution_pb2 import (
@@ -27,6 +32,7 @@ from flyteidl.admin.task_execution_pb2 import TaskExecution, TaskExecutionList, 
 from flyteidl.admin.task_pb2 import TaskList
 from flyteidl.admin.workflow_pb2 import WorkflowList
 from flyteidl.core.identifier_pb2 import (
+    Identifier,
     NodeExecutionIdentifier,
     ResourceType,
     TaskExecutionIdentifier,
@@ -36,6 +42,8 @@ from flyteidl.core.identifier_pb2 import (
 from aerodrome.admin.domain.filters import Entity, Expression, join, parse
 from aerodrome.admin.domain.validation import (
     check_execution_id,
+    check_identifier,
+    check_named_entity_id,
     check_node_execution_id,
     check_task_execution_id,
     check_text,
@@ -43,10 +51,12 @@ from aerodrome.admin.domain.validation import (
     missing,
     not_found,
 )
+from aerodrome.admin.repositories.description_entities import DescriptionEntityViews
 from aerodrome.admin.repositories.execution_views import ExecutionViews
 from aerodrome.admin.repositories.listing import Ask, Scope, Source, check_limit, list_page
 from aerodrome.admin.repositories.node_executions import NodeExecutionViews
 from aerodrome.admin.repositories.sources import (
+    DESCRIPTION_ENTITIES,
     EXECUTIONS,
     IDENTIFIERS,
     LAUNCH_PLANS,
@@ -58,6 +68,7 @@ from aerodrome.admin.repositories.sources import (
 )
 from aerodrome.admin.repositories.task_executions import TaskExecutionViews
 from aerodrome.admin.transformers.reading import (
+    fill_description_entity,
     fill_execution,
     fill_launch_plan,
     fill_listed_execution,
@@ -94,6 +105,7 @@ class ReadingManager:
         self._executions = ExecutionViews(database)
         self._nodes = NodeExecutionViews(database)
         self._tasks = TaskExecutionViews(database)
+        self._descriptions = DescriptionEntityViews(database)
         self._execution_ids: OrderedDict[tuple[str, str, str], int] = OrderedDict()
 
     async def get_execution(self, key: WorkflowExecutionIdentifier) -> Execution:
@@ -142,7 +154,7 @@ class ReadingManager:
         if parent:
             scope.equal["parent_node_id"] = parent
         else:
-            scope.where("ne.parent_node_id IS NULL").where("ne.parent_task_execution_id IS NULL")
+            scope.where_null("parent_node_id").where("ne.parent_task_execution_id IS NULL")
         return await self._node_page(execution, scope, request)
 
     async def list_node_executions_for_task(self, request: NodeExecutionForTaskListRequest) -> NodeExecutionList:
@@ -235,6 +247,33 @@ class ReadingManager:
             fill_named_entity(answer.entities.add(), request.resource_type, row)
         return answer
 
+    async def get_description_entity(self, key: Identifier) -> DescriptionEntity:
+        """What was written about a version of a task or workflow.  Raises InvalidArgument, NotFound."""
+        if key.resource_type == ResourceType.UNSPECIFIED:
+            raise invalid_value("resource_type")
+        check_identifier(key, key.resource_type)
+        return fill_description_entity(DescriptionEntity(), await self._descriptions.get(key))
+
+    async def list_description_entities(self, request: DescriptionEntityListRequest) -> DescriptionEntityList:
+        """What was written about the versions of one task or workflow."""
+        if request.resource_type == ResourceType.UNSPECIFIED:
+            raise invalid_value("resource_type")
+        if not request.HasField("id"):
+            raise missing("id")
+        check_named_entity_id(request.id)
+        check_limit(request.limit)
+        scope = Scope(
+            resource_type=request.resource_type,
+            project=request.id.project,
+            domain=request.id.domain,
+            name=request.id.name,
+        )
+        page = await list_page(self._db, DESCRIPTION_ENTITIES, scope, _ask("ListWorkflows", request))
+        answer = DescriptionEntityList(token=page.token)
+        for row in page.rows:
+            fill_description_entity(answer.descriptionEntities.add(), row)
+        return answer
+
     async def _node_page(
         self,
         execution: WorkflowExecutionIdentifier,
@@ -291,7 +330,8 @@ def _ask(
     request: ResourceListRequest
     | NodeExecutionListRequest
     | NodeExecutionForTaskListRequest
-    | TaskExecutionListRequest,
+    | TaskExecutionListRequest
+    | DescriptionEntityListRequest,
 ) -> Ask:
     return Ask(rpc, limit=request.limit, token=request.token, filters=request.filters, sort_by=request.sort_by)
 

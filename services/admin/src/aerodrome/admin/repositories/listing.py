@@ -113,10 +113,20 @@ class Scope:
     def __init__(self, **equal: str | int) -> None:
         self.equal = dict(equal)
         self.fixed: list[str] = []
+        self.null: list[str] = []
 
     def where(self, condition: str) -> Scope:
         """Add a condition that holds nothing a caller wrote."""
         self.fixed.append(condition)
+        return self
+
+    def where_null(self, column: str) -> Scope:
+        """Only rows without a value in `column`.
+
+        Unlike an equality this does not tell PostgreSQL that the column cannot matter for the order, so an index that
+        has it before the sort key would not be used.  It is therefore sorted by first, which changes nothing.
+        """
+        self.null.append(column)
         return self
 
     def conditions(self, source: Source, parameters: Parameters) -> list[str]:
@@ -125,7 +135,7 @@ class Scope:
             f"{source.entity.code}.{column} = {parameters.bind(value, 'text' if isinstance(value, str) else 'bigint')}"
             for column, value in self.equal.items()
         ]
-        return written + self.fixed
+        return [*written, *(f"{source.entity.code}.{column} IS NULL" for column in self.null), *self.fixed]
 
 
 def check_limit(limit: int) -> None:
@@ -149,7 +159,7 @@ async def list_page(
     Raises InvalidArgument for filters, sort keys and tokens that cannot be understood.
     """
     conditions = parse(ask.filters, source.entity) if filters is None else filters
-    order = _order(source, ask)
+    order = _order(source, scope, ask)
     fingerprint = _fingerprint(source, scope, ask, order)
     position = _position(ask, order, fingerprint)
     limit = min(ask.limit, max_rows)
@@ -193,11 +203,14 @@ class _Column:
 
 @dataclass(frozen=True, slots=True)
 class _Order:
+    key: str
+    """The field that was asked for."""
     columns: tuple[_Column, ...]
+    """What is sorted by: the field and the tie-breakers, without those that are the same in all rows of the scope."""
     descending: bool
 
 
-def _order(source: Source, ask: Ask) -> _Order:
+def _order(source: Source, scope: Scope, ask: Ask) -> _Order:
     key, descending = source.default_sort, False
     if ask.sort_by is not None and ask.sort_by.key:
         if ask.sort_by.direction not in (Sort.ASCENDING, Sort.DESCENDING):
@@ -205,18 +218,12 @@ def _order(source: Source, ask: Ask) -> _Order:
         key, descending = ask.sort_by.key, ask.sort_by.direction == Sort.DESCENDING
     sort_kind(source.entity, key)
     names = (key, *(name for name in source.tie if name != key))
-    return _Order(
-        tuple(
-            _Column(
-                name,
-                COLUMNS[source.entity][name],
-                source.place(source.entity, name),
-                index == 0 and key in source.nullable,
-            )
-            for index, name in enumerate(names)
-        ),
-        descending,
+    varying = [name for name in names if name not in scope.equal] or [names[-1]]
+    columns = (
+        _Column(name, COLUMNS[source.entity][name], source.place(source.entity, name), name in source.nullable)
+        for name in varying
     )
+    return _Order(key, tuple(columns), descending)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,12 +292,14 @@ def _statement(
     conditions += _range(order, segment, parameters)
     direction = " DESC" if order.descending else ""
     keys = ", ".join(f"{column.place.sql} AS key_{index}" for index, column in enumerate(order.columns))
+    sorted_by = [f"{source.entity.code}.{column}" for column in scope.null]
+    sorted_by += [column.place.sql for column in order.columns]
     lines = [
         f"SELECT {source.select}, {keys}",
         f"FROM {source.table}",
         *(join for entity, join in source.joins.items() if entity in needs),
         f"WHERE {' AND '.join(conditions)}" if conditions else "",
-        f"ORDER BY {', '.join(column.place.sql + direction for column in order.columns)}",
+        f"ORDER BY {', '.join(each + direction for each in sorted_by)}",
         f"LIMIT {parameters.bind(limit, 'bigint')}",
         f"OFFSET {parameters.bind(offset, 'bigint')}" if offset else "",
     ]
@@ -337,8 +346,9 @@ _MICROSECOND = timedelta(microseconds=1)
 def _fingerprint(source: Source, scope: Scope, ask: Ask, order: _Order) -> str:
     question = json.dumps(
         [
-            ask.rpc, source.entity.code, source.table, sorted(scope.equal.items()), scope.fixed, ask.filters,
-            order.columns[0].name, order.descending,
+            ask.rpc, source.entity.code, source.table, sorted(scope.equal.items()), scope.fixed, scope.null,
+            ask.filters,
+            order.key, order.descending,
         ],
         ensure_ascii=True,
     )  # fmt: skip

@@ -146,6 +146,17 @@ LAUNCH_PLANS = Source(
     nullable=frozenset({"deleted_at", "launch_condition_type"}),
 )
 
+DESCRIPTION_ENTITIES = Source(
+    entity=Entity.DESCRIPTION_ENTITY,
+    select=(
+        "de.resource_type, de.project, de.domain, de.name, de.version, de.short_description, de.long_description, "
+        "de.link"
+    ),
+    table="description_entities de",
+    tie=("id",),
+    nullable=frozenset({"deleted_at"}),
+)
+
 IDENTIFIERS = {
     table: Source(
         entity=Entity.IDENTIFIER,

@@ -9,7 +9,13 @@ from flyteidl.admin.common_pb2 import (
     NamedEntityIdentifierListRequest,
     NamedEntityList,
     NamedEntityListRequest,
+    ObjectGetRequest,
     ResourceListRequest,
+)
+from flyteidl.admin.description_entity_pb2 import (
+    DescriptionEntity,
+    DescriptionEntityList,
+    DescriptionEntityListRequest,
 )
 from flyteidl.admin.execution_pb2 import (
     Execution,
@@ -125,6 +131,16 @@ class ReadingRpcs:
 
     async def ListNamedEntities(self, request: NamedEntityListRequest, context: Any) -> NamedEntityList:
         return await self._reading.list_named_entities(request)
+
+    async def GetDescriptionEntity(self, request: ObjectGetRequest, context: Any) -> DescriptionEntity:
+        if request.HasField("id") and request.id.resource_type == ResourceType.UNSPECIFIED:
+            request.id.resource_type = ResourceType.TASK
+        return await self._reading.get_description_entity(request.id)
+
+    async def ListDescriptionEntities(
+        self, request: DescriptionEntityListRequest, context: Any
+    ) -> DescriptionEntityList:
+        return await self._reading.list_description_entities(request)
 
 
 def _default_to_task(identifier: TaskExecutionIdentifier) -> None:

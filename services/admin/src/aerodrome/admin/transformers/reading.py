@@ -8,6 +8,7 @@ Source: spec/control-plane.md, sections 1.6, 5.2, 6.5 and 6.6.
 from __future__ import annotations
 
 from flyteidl.admin.common_pb2 import NamedEntity, NamedEntityIdentifier
+from flyteidl.admin.description_entity_pb2 import DescriptionEntity
 from flyteidl.admin.execution_pb2 import EXECUTION_ACTIVE, Execution
 from flyteidl.admin.launch_plan_pb2 import LaunchPlan
 from flyteidl.admin.node_execution_pb2 import NodeExecution
@@ -116,6 +117,17 @@ def fill_launch_plan(target: LaunchPlan, row: Record) -> LaunchPlan:
     target.closure.state = row["state"]
     target.closure.created_at.FromDatetime(row["created_at"])
     target.closure.updated_at.FromDatetime(row["updated_at"])
+    return target
+
+
+def fill_description_entity(target: DescriptionEntity, row: Record) -> DescriptionEntity:
+    """What was written about a version of a task or workflow."""
+    _fill_identifier(target.id, row["resource_type"], row)
+    target.short_description = row["short_description"]
+    if row["long_description"]:
+        _merge(target.long_description, row["long_description"])
+    if row["link"]:
+        target.source_code.link = row["link"]
     return target
 
 
