@@ -74,6 +74,12 @@ def _fill(
         earlier = [f"n{before}" for before in range(number) if rng.random() < 0.35]
         for upstream in earlier or [START]:
             _edge(workflow, upstream, node.id)
+        if node.WhichOneof("target") == "branch_node":
+            # An arm may read what the branch itself does not wait for.
+            arm = node.branch_node.if_else.case.then_node.id
+            workflow.connections.upstream[arm].ids.extend(
+                f"n{before}" for before in range(number) if rng.random() < 0.3
+            )
     for number in range(count):
         if not workflow.connections.downstream[f"n{number}"].ids:
             _edge(workflow, f"n{number}", END)

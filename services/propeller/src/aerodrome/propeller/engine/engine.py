@@ -192,6 +192,8 @@ class Engine:
         elif scope.open == 0:
             self._scope_done(scope, now)
         else:
+            if branch and scope.nodes[owner.choice].phase is NodePhase.NOT_STARTED:  # type: ignore[union-attr]
+                self._await(scope, scope.nodes[owner.choice])  # type: ignore[union-attr]
             self._ready.extend(n for n in scope.nodes if n.phase is NodePhase.NOT_STARTED and n.pending == 0)
 
     def _resume(self, node: NodeState, now: float) -> None:
@@ -363,7 +365,9 @@ class Engine:
                     # Arms that are not taken are skipped without a word.
                     node.phase = NodePhase.SKIPPED
                     scope.open -= 1
-            self._ready.append(scope.nodes[owner.choice])
+            self._await(scope, scope.nodes[owner.choice])
+            if scope.nodes[owner.choice].pending == 0:
+                self._ready.append(scope.nodes[owner.choice])
             return
         for node in scope.nodes:
             if node.spec.kind is NodeKind.START:
@@ -374,6 +378,19 @@ class Engine:
                 self._finish(node, now)
             elif node.pending == 0:
                 self._ready.append(node)
+
+    def _await(self, scope: Scope, arm: NodeState) -> None:
+        """Let the taken arm of a branch wait for what it reads from outside the branch."""
+        assert scope.owner is not None
+        for node_id in arm.spec.awaits:
+            source = scope.owner.scope.find(node_id)
+            if source is None:
+                continue
+            if source.phase not in TERMINAL:
+                arm.pending += 1
+                source.waiters = [*(source.waiters or ()), arm]
+            elif source.phase not in GOOD:
+                arm.blocked = True
 
     def _nest(self, node: NodeState, now: float) -> None:
         try:
@@ -555,6 +572,12 @@ class Engine:
                 if not scope.graph.finish_before_failing:
                     self._fail_scope(scope, now)
                     continue
+            if node.waiters:
+                for arm in node.waiters:
+                    arm.pending -= 1
+                    arm.blocked = arm.blocked or phase not in GOOD
+                    if arm.pending == 0 and arm.phase is NodePhase.NOT_STARTED:
+                        self._ready.append(arm)
             if scope.status is ScopeStatus.RUNNING:
                 good = phase in GOOD
                 nodes = scope.nodes

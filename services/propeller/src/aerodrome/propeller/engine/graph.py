@@ -64,6 +64,8 @@ class NodeSpec:
     otherwise: errors_pb2.ContainerError | None = None
     counted: bool = False
     has_outputs: bool = True
+    awaits: tuple[str, ...] = ()
+    """Of a branch's arm: nodes outside the branch whose outputs it reads; the branch itself does not wait for them."""
 
 
 @dataclass(slots=True, eq=False)
@@ -133,7 +135,7 @@ class Closure:
 
     def _build(self, workflow: compiler_pb2.CompiledWorkflow) -> Graph:
         template = workflow.template
-        nodes = tuple(self._node(node, template) for node in template.nodes)
+        nodes = tuple(self._node(node, workflow) for node in template.nodes)
         index = {node.id: number for number, node in enumerate(nodes)}
         if START not in index:
             raise BadSpecification(f"workflow {template.id.name} has no {START}")
@@ -152,14 +154,15 @@ class Closure:
             nodes=nodes,
             downstream=tuple(downstream),
             upstream_counts=tuple(counts),
-            failure_node=self._node(template.failure_node, template) if template.HasField("failure_node") else None,
+            failure_node=self._node(template.failure_node, workflow) if template.HasField("failure_node") else None,
             finish_before_failing=template.metadata.on_failure == policy,
             outputs=frozenset(template.interface.outputs.variables),
             index=index,
         )
 
-    def _node(self, node: workflow_pb2.Node, template: workflow_pb2.WorkflowTemplate) -> NodeSpec:
+    def _node(self, node: workflow_pb2.Node, workflow: compiler_pb2.CompiledWorkflow) -> NodeSpec:
         kind = _kind(node)
+        template = workflow.template
         task = None
         if kind is NodeKind.TASK:
             task = self.task(node.task_node.reference_id)
@@ -181,26 +184,32 @@ class Closure:
             has_outputs=task is None or bool(task.interface.outputs.variables),
         )
         if kind is NodeKind.BRANCH:
-            self._add_arms(spec, template)
+            self._add_arms(spec, workflow)
         return spec
 
-    def _add_arms(self, spec: NodeSpec, template: workflow_pb2.WorkflowTemplate) -> None:
+    def _add_arms(self, spec: NodeSpec, workflow: compiler_pb2.CompiledWorkflow) -> None:
         block = spec.template.branch_node.if_else
         arms: list[NodeSpec] = []
         choices: list[Choice] = []
         for case in (block.case, *block.other):
             choices.append(Choice(case.condition, len(arms)))
-            arms.append(self._node(case.then_node, template))
+            arms.append(self._arm(case.then_node, workflow))
         match block.WhichOneof("default"):
             case "else_node":
                 choices.append(Choice(None, len(arms)))
-                arms.append(self._node(block.else_node, template))
+                arms.append(self._arm(block.else_node, workflow))
             case "error":
                 spec.otherwise = errors_pb2.ContainerError(code="UserProvidedError", message=block.error.message)
             case _:
                 pass
         spec.choices = tuple(choices)
-        spec.arms = edgeless(template.id, arms)
+        spec.arms = edgeless(workflow.template.id, arms)
+
+    def _arm(self, node: workflow_pb2.Node, workflow: compiler_pb2.CompiledWorkflow) -> NodeSpec:
+        spec = self._node(node, workflow)
+        upstream = workflow.connections.upstream
+        spec.awaits = tuple(upstream[node.id].ids) if node.id in upstream else ()
+        return spec
 
 
 def edgeless(identifier: identifier_pb2.Identifier, nodes: Sequence[NodeSpec]) -> Graph:

@@ -9,7 +9,7 @@ from typing import Any
 
 from aerodrome.plugins.api import Failure
 from aerodrome.plugins.names import unique_node_id
-from aerodrome.propeller.engine.graph import Graph, NodeSpec
+from aerodrome.propeller.engine.graph import Graph, NodeKind, NodeSpec
 from aerodrome.propeller.engine.phases import LIVE, NodePhase, TaskPhase, WorkflowPhase
 
 
@@ -56,6 +56,7 @@ class NodeState:
         "task_phase",
         "task_version",
         "unique_id",
+        "waiters",
     )
 
     def __init__(self, spec: NodeSpec, scope: Scope, number: int, pending: int) -> None:
@@ -81,6 +82,8 @@ class NodeState:
         self.abort_sent = False
         self.task_phase = TaskPhase.UNDEFINED
         self.task_version = 0
+        self.waiters: list[NodeState] | None = None
+        """Arms of branches, taken already, that read this node's outputs."""
         self.memo: dict[str, Any] = {}
         """What handlers remember about the node between calls; never read by the engine, not durable."""
 
@@ -130,6 +133,17 @@ class Scope:
     def node(self, node_id: str) -> NodeState:
         """A node of this scope by its id in the template; raises KeyError."""
         return self.nodes[self.graph.index[node_id]]
+
+    def find(self, node_id: str) -> NodeState | None:
+        """The node that `node_id` means here: branches see the nodes of the workflow that they are in."""
+        scope: Scope | None = self
+        while scope is not None:
+            number = scope.graph.index.get(node_id)
+            if number is not None:
+                return scope.nodes[number]
+            owner = scope.owner
+            scope = owner.scope if owner is not None and owner.spec.kind is NodeKind.BRANCH else None
+        return None
 
     def walk(self) -> Iterator[NodeState]:
         """Every node of this scope and of the scopes nested in it."""

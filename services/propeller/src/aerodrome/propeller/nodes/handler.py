@@ -11,7 +11,7 @@ from flyteidl.core import identifier_pb2, literals_pb2
 
 from aerodrome.plugins.api import ErrorKind, Failure
 from aerodrome.propeller.engine.engine import Engine
-from aerodrome.propeller.engine.graph import START, Closure, NodeKind
+from aerodrome.propeller.engine.graph import START, Closure
 from aerodrome.propeller.engine.state import NodeState, Scope
 from aerodrome.propeller.layout import Layout
 from aerodrome.propeller.literals import Literals
@@ -48,13 +48,9 @@ class Run:
 
     async def outputs(self, scope: Scope, node_id: str) -> literals_pb2.LiteralMap:
         """What the node called `node_id` gave, as seen from `scope`; its aliases name the same values."""
-        seen = scope
-        while node_id not in seen.graph.index:
-            owner = seen.owner
-            if owner is None or owner.spec.kind is not NodeKind.BRANCH:
-                raise Unresolvable(f"there is no node {node_id}")
-            seen = owner.scope
-        source = seen.node(node_id)
+        source = scope.find(node_id)
+        if source is None:
+            raise Unresolvable(f"there is no node {node_id}")
         try:
             known = await self.literals.read(self.layout.outputs(source))
         except NotFound as error:
