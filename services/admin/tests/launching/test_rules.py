@@ -51,7 +51,8 @@ class TestCron:
     @pytest.mark.parametrize(
         "expression",
         ["", "* * * *", "* * * * * *", "60 * * * *", "* 24 * * *", "* * 0 * *", "* * * 13 *", "* * * * 7",
-         "5-1 * * * *", "*/0 * * * *", "x * * * *", "-1 * * * *", "1,,2 * * * *", "@never", "@every", "@every x", "@every 0s",
+         "5-1 * * * *", "*/0 * * * *", "x * * * *", "-1 * * * *", "1,,2 * * * *", "@never", "@every",
+         "@every x", "@every 0s",
          "TZ=Moon/Crater * * * * *", "TZ=UTC", "1/ * * * *", "0 5 * * ? *", "٣ * * * *"],
     )  # fmt: skip
     def test_others_are_refused_with_a_reason(self, expression: str) -> None:

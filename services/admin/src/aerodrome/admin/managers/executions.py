@@ -224,12 +224,12 @@ class ExecutionManager:
             "metadata", key.project, key.domain, key.name, str(situation.execution_id), "inputs"
         )
         user_inputs_uri = inputs_uri
-        await self._storage.write(inputs_uri, inputs.SerializeToString())
+        await self._write(inputs_uri, inputs)
         if supplied != inputs:
             user_inputs_uri = self._storage.join(
                 "metadata", key.project, key.domain, key.name, str(situation.execution_id), "user_inputs"
             )
-            await self._storage.write(user_inputs_uri, supplied.SerializeToString())
+            await self._write(user_inputs_uri, supplied)
         state_change = ExecutionStateChangeDetails(
             state=ExecutionState.EXECUTION_ACTIVE, principal=resolved.spec.metadata.principal
         )
@@ -266,6 +266,12 @@ class ExecutionManager:
         else:
             self._announcer.work_available(resolved.cluster)
         return key
+
+    async def _write(self, reference: str, literals: LiteralMap) -> None:
+        try:
+            await self._storage.write(reference, literals.SerializeToString())
+        except AerodromeError as error:
+            raise Internal(f"failed to write inputs to [{reference}]: {error.message}") from error
 
     async def _look_around(
         self, request: ExecutionCreateRequest, supplied: LiteralMap, *, again: bool
