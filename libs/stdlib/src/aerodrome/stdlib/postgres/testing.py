@@ -32,6 +32,7 @@ from aerodrome.stdlib.postgres import driver
 from aerodrome.stdlib.postgres.database import Database, quote_name, with_database
 from aerodrome.stdlib.postgres.embedded import EmbeddedPostgres
 from aerodrome.stdlib.postgres.migrations import migrate
+from aerodrome.stdlib.rpc.runtime_dir import runtime_dir
 
 _T = TypeVar("_T")
 
@@ -46,7 +47,12 @@ _FAST = {
 }
 
 
-_WATCH = 'while kill -0 "$1" 2>/dev/null; do sleep 1; done; kill -INT "$2" 2>/dev/null'
+_WATCH = """
+while kill -0 "$1" 2>/dev/null; do sleep 1; done
+kill -INT "$2" 2>/dev/null
+while kill -0 "$2" 2>/dev/null; do sleep 1; done
+rmdir "$3-pg" "$3" 2>/dev/null
+"""
 """Ends the server of a session that was killed before it could."""
 
 
@@ -54,7 +60,8 @@ class ServerForTests:
     """A running server, and the templates that were made on it."""
 
     def __init__(self, directory: Path) -> None:
-        self._postgres = EmbeddedPostgres(directory / "pg", settings=_FAST)
+        self._directory = directory / "pg"
+        self._postgres = EmbeddedPostgres(self._directory, settings=_FAST)
         self._templates: dict[tuple[tuple[str, str], ...], str] = {}
         self._names = itertools.count(1)
         self._watcher: subprocess.Popen[bytes] | None = None
@@ -64,7 +71,8 @@ class ServerForTests:
     def start(self) -> None:
         """Start the server; works with and without a running event loop."""
         self.dsn = _in_a_thread(self._postgres.start())
-        words = ["sh", "-c", _WATCH, "sh", str(os.getpid()), str(self._postgres.pid)]
+        sockets = runtime_dir(self._directory)
+        words = ["sh", "-c", _WATCH, "sh", str(os.getpid()), str(self._postgres.pid), str(sockets)]
         self._watcher = subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True)
 
     def stop(self) -> None:
