@@ -26,6 +26,7 @@ from aerodrome.stdlib.postgres.testing import ServerForTests, fresh_database, po
 from aerodrome.stdlib.rpc.direct import DirectChannel
 from aerodrome.stdlib.rpc.registry import Registry
 from aerodrome.stdlib.storage.local import LocalStorage
+from aerodrome.stdlib.telemetry import Telemetry
 
 __all__ = ["postgres_server"]
 
@@ -138,6 +139,7 @@ class Platform:
     storage: LocalStorage
     clock: ManualClock
     config: AdminConfig
+    telemetry: Telemetry
 
 
 @pytest.fixture
@@ -154,16 +156,25 @@ def config() -> AdminConfig:
 
 @pytest.fixture
 async def platform(database: Database, tmp_path: Path, config: AdminConfig) -> AsyncIterator[Platform]:
-    clock = ManualClock()
+    clock, telemetry = ManualClock(), Telemetry()
     async with LocalStorage(str(tmp_path / "store")) as storage:
-        admin = Admin(config, database=database, storage=storage, clock=clock, public_url=lambda: "http://here")
+        admin = Admin(
+            config,
+            database=database,
+            storage=storage,
+            clock=clock,
+            public_url=lambda: "http://here",
+            telemetry=telemetry,
+        )
         await admin.prepare()
         registry = Registry()
         for add_to_server, servicer in admin.services():
             registry.add(add_to_server, servicer)
         background = asyncio.create_task(admin.run())
         async with DirectChannel([registry]) as channel:
-            yield Platform(AdminServiceStub(channel), JournalServiceStub(channel), database, storage, clock, config)
+            yield Platform(
+                AdminServiceStub(channel), JournalServiceStub(channel), database, storage, clock, config, telemetry
+            )
         background.cancel()
         await asyncio.wait({background})
         assert background.cancelled(), background

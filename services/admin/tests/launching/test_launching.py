@@ -563,3 +563,14 @@ class TestArchiving:
     async def test_an_unknown_execution_is_not_found(self, ready: Any, build: Any) -> None:
         request = execution_pb2.ExecutionUpdateRequest(id=build.key("no"))
         await refused(ready.stub.UpdateExecution(request), CODE.NOT_FOUND)
+
+
+async def test_calls_are_counted_under_the_names_of_dashboards(ready: Any, build: Any) -> None:
+    await ready.stub.CreateExecution(build.execution_request())
+    await refused(ready.stub.CreateExecution(build.execution_request()), CODE.ALREADY_EXISTS)
+    metrics = ready.telemetry.metrics
+    assert metrics.counter("flyte:admin:admin:create_execution:success").value() == 1
+    assert metrics.counter("flyte:admin:admin:create_execution:errors").value() == 1
+    assert metrics.counter("flyte:admin:admin:create_execution:codes:AlreadyExists").value() == 1
+    assert metrics.counter("flyte:admin:execution_manager:executions_created").value() == 1
+    assert b"flyte:admin:admin:create_execution:duration_ms" in ready.telemetry.render()

@@ -37,6 +37,7 @@ from aerodrome.admin.managers.workflows import WorkflowManager
 from aerodrome.admin.rpc.admin import AdminRpcs, Managers
 from aerodrome.admin.rpc.dataproxy import DataProxyRpcs
 from aerodrome.admin.rpc.journal import JournalRpcs
+from aerodrome.admin.rpc.measuring import measure
 from aerodrome.idl.journal.v1.journal_pb2_grpc import add_JournalServiceServicer_to_server
 from aerodrome.stdlib import logger
 from aerodrome.stdlib.clock import Clock, SystemClock
@@ -101,7 +102,15 @@ class Admin:
             workflows=workflows,
             launch_plans=LaunchPlanManager(database, clock, config),
             names=NamedEntityManager(database),
-            executions=ExecutionManager(database, storage, clock, config, workflows=workflows, announcer=self._work),
+            executions=ExecutionManager(
+                database,
+                storage,
+                clock,
+                config,
+                workflows=workflows,
+                announcer=self._work,
+                metrics=None if telemetry is None else telemetry.metrics,
+            ),
             reading=reading,
             data=data,
             journal=self._journal,
@@ -111,8 +120,11 @@ class Admin:
 
     def services(self) -> list[tuple[Callable[[Any, Any], None], object]]:
         """The servicers, each with the generated function that adds it to a server."""
+        rpcs = AdminRpcs(self.managers)
+        if self.telemetry is not None:
+            measure(rpcs, self.telemetry.metrics, scope=self.config.flyteadmin.metrics_scope)
         return [
-            (add_AdminServiceServicer_to_server, AdminRpcs(self.managers)),
+            (add_AdminServiceServicer_to_server, rpcs),
             (add_DataProxyServiceServicer_to_server, DataProxyRpcs(self._dataproxy)),
             (add_JournalServiceServicer_to_server, JournalRpcs(self._journal, self._sessions, self._leases)),
         ]

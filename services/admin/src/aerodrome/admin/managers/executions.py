@@ -88,12 +88,14 @@ from aerodrome.stdlib.errors import (
 from aerodrome.stdlib.logger import get_logger
 from aerodrome.stdlib.postgres.database import Database
 from aerodrome.stdlib.storage import Storage
+from aerodrome.stdlib.telemetry import Metrics
 
 log = get_logger(__name__)
 
 REMEMBERED_TARGETS = 1_024
 REMEMBERED_TARGET_BYTES = 32 * 2**20
 
+_SIZE_BUCKETS = tuple(float(4**power) for power in range(4, 13))
 _TERMINAL = frozenset({"SUCCEEDED", "FAILED", "ABORTED", "TIMED_OUT"})
 
 
@@ -143,6 +145,7 @@ class ExecutionManager:
         *,
         workflows: WorkflowManager,
         announcer: WorkAnnouncer,
+        metrics: Metrics | None = None,
     ) -> None:
         self._db = database
         self._storage = storage
@@ -153,6 +156,13 @@ class ExecutionManager:
         self._domains = frozenset(domain.id for domain in config.domains)
         self._application = launching.application_config(config.flyteadmin)
         self._max_input_bytes = config.storage.limits.max_download_mbs * 2**20
+        scope = f"{config.flyteadmin.metrics_scope}admin:execution_manager"
+        counters = metrics or Metrics()
+        self._created = counters.counter(f"{scope}:executions_created")
+        self._failed = counters.counter(f"{scope}:propeller_failures")
+        self._limited = counters.counter(f"{scope}:concurrency_limit_hits", ("project", "domain", "name"))
+        self._spec_bytes = counters.histogram(f"{scope}:spec_size_bytes", buckets=_SIZE_BUCKETS)
+        self._acceptance = counters.stopwatch(f"{scope}:acceptance_delay", unit="s")
         self._targets: Remembered[Key, Launchable] = Remembered(
             max_entries=REMEMBERED_TARGETS, max_bytes=REMEMBERED_TARGET_BYTES
         )
@@ -261,7 +271,11 @@ class ExecutionManager:
             for reference in {inputs_uri, user_inputs_uri}:
                 await self._storage.delete(reference)
             raise
+        self._created.add()
+        self._spec_bytes.observe(resolved.spec.ByteSize())
+        self._acceptance.observe((self._clock.now() - now).total_seconds())
         if resolved.closure.HasField("error"):
+            self._failed.add()
             log.warning("launch failed", execution=_text(key), error=resolved.closure.error.message)
         else:
             self._announcer.work_available(resolved.cluster)
@@ -504,6 +518,7 @@ class ExecutionManager:
             if await executions.count_running(plan) >= policy.max:
                 if await executions.find_source(new.key) is not None:
                     raise taken
+                self._limited.add(project=plan.project, domain=plan.domain, name=plan.name)
                 raise AlreadyExists(
                     f"concurrency limit ({policy.max}) reached for launch plan {plan.name}; skipping execution"
                 )
