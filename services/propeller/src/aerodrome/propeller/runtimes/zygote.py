@@ -35,6 +35,7 @@ import fcntl
 import gc
 import hashlib
 import importlib
+import importlib.util
 import json
 import os
 import py_compile
@@ -543,34 +544,67 @@ class Preloaded:
 
     def __init__(self) -> None:
         self.entrypoint: Any = None
+        """flytekit's entry point, if commands can be run in a fork."""
         self.version: str | None = None
         self.problem: str | None = None
-        """Why there is no entry point, for people."""
+        """Why commands cannot be run in a fork, for people."""
+        self.is_missing = False
+        """Whether there is no flytekit that works, so that its commands cannot be run at all."""
         self.randoms: list[random.Random] = []
-        self.path: list[str] = []
+        self.path: list[str] = list(sys.path)
 
     def load(self) -> None:
         """Import flytekit's entry point, and warm what each task would otherwise warm for itself."""
-        self.path = list(sys.path)
         try:
-            self.entrypoint = importlib.import_module("flytekit.bin.entrypoint")
-            self.version = str(getattr(sys.modules["flytekit"], "__version__", "unknown"))
+            entrypoint = importlib.import_module("flytekit.bin.entrypoint")
         except ImportError as error:
-            self.problem = f"flytekit cannot be imported: {error}"
+            self.problem, self.is_missing = f"flytekit cannot be imported: {error}", True
             return
-        except Exception as error:  # noqa: BLE001  (a broken environment raises anything; it is reported to whoever uses it)
-            self.problem = f"importing flytekit failed: {type(error).__name__}: {error}"
+        except Exception as error:  # noqa: BLE001  (a broken package raises anything; whoever uses it is told)
+            self.problem, self.is_missing = f"importing flytekit failed: {type(error).__name__}: {error}", True
             traceback.print_exc()
+            return
+        self.version = str(getattr(_module("flytekit"), "__version__", "unknown"))
+        if thread_count() > 1:
+            self.problem = "importing flytekit starts threads in this environment"
             return
         parser = _module("docstring_parser")
         if parser is not None:
             parser.parse("Sum.\n\nArgs:\n    a: one\n\nReturns:\n    it\n")  # compiles its many expressions
-        for command in (self.entrypoint.execute_task_cmd, self.entrypoint.map_execute_task_cmd):
-            needed = ["--inputs", "a", "--output-prefix", "a", "--resolver", "a", "--", "a"]
-            command.make_context(command.name, needed)
         connector = _module("flytekit.extend.backend.base_connector")
         if connector is not None and hasattr(connector, "local_connector_loop"):
             connector.local_connector_loop.close()  # a loop must not be shared by forks; each child makes its own
+        self.entrypoint = entrypoint
+        self.problem = self._rehearse()
+        if self.problem is not None:
+            self.entrypoint = None
+
+    def skip(self, problem: str) -> None:
+        """Import nothing, because of `problem`."""
+        self.problem = problem
+        self.is_missing = importlib.util.find_spec("flytekit") is None
+
+    def _rehearse(self) -> str | None:
+        """Do in a child what each fork will do; what goes wrong with this flytekit is why it cannot be forked."""
+        ours, theirs = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                for command in (self.entrypoint.execute_task_cmd, self.entrypoint.map_execute_task_cmd):
+                    needed = ["--inputs", "a", "--output-prefix", "a", "--resolver", "a", "--", "a"]
+                    command.make_context(command.name, needed)
+                self.renew_in_child()
+                self.renew_for_job(dict(os.environ))
+                send(theirs, {"problem": None})
+            except BaseException as error:  # noqa: BLE001  (it is handed to the parent)
+                send(theirs, {"problem": f"this flytekit cannot be forked: {type(error).__name__}: {error}"})
+            finally:
+                os._exit(0)
+        theirs.close()
+        said = receive(ours)
+        ours.close()
+        os.waitpid(pid, 0)
+        return "a rehearsal with this flytekit ended without a word" if said is None else said["problem"]
 
     def settle(self) -> None:
         """Make what is loaded immovable, so that forks share its memory."""
@@ -619,7 +653,7 @@ class Preloaded:
 
     def fetch(self, reference: str, path: str) -> None:
         """Bring a remote file here by flytekit's own storage drivers and their configuration."""
-        context_manager = _module("flytekit.core.context_manager")
+        context_manager: Any = importlib.import_module("flytekit.core.context_manager")
         context_manager.FlyteContextManager.current_context().file_access.get_data(reference, path)
 
 
@@ -711,7 +745,7 @@ class Attempt:
             self._preloaded.renew_for_job(environment)
         sys.path[:] = [p for p in environment.get("PYTHONPATH", "").split(os.pathsep) if p] + self._preloaded.path
         if command.distribution:
-            fetch = self._preloaded.fetch if self._preloaded.entrypoint is not None else None
+            fetch = None if self._preloaded.is_missing else self._preloaded.fetch
             try:
                 self._distributions.lay(command.distribution, folder, fetch)
             except DistributionError as error:
@@ -733,7 +767,7 @@ class Attempt:
 
     def _execute(self, command: Command, job: Mapping[str, Any]) -> NoReturn:
         if command.name:
-            if self._preloaded.entrypoint is None:
+            if self._preloaded.is_missing:
                 raise StartError(
                     f"the environment of {job['python']} cannot run {command.name}: {self._preloaded.problem}; "
                     "install flytekit there, or let the image name select another environment"
@@ -908,8 +942,8 @@ class Zygote:
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
 
-    def run(self, preload: bool) -> None:
-        """Serve until retired, or until left alone for too long."""
+    def run(self, without: str | None) -> None:
+        """Serve until retired, or until left alone for too long; `without` preloading for that reason, if given."""
         for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._on_terminate)
@@ -924,13 +958,12 @@ class Zygote:
         self._listener.bind(self._name + ".sock")
         self._listener.listen(8)
         self._listener.setblocking(False)
-        if preload:
+        if without is None:
             self._preloaded.load()
-            if thread_count() > 1:
-                self._restart_plain()
+            if self._preloaded.problem is not None and not self._preloaded.is_missing:
+                self._restart_without(self._preloaded.problem)
         else:
-            self._preloaded.path = list(sys.path)
-            self._preloaded.problem = "importing flytekit starts threads in this environment"
+            self._preloaded.skip(without)
         self._preloaded.settle()
         self._alone_since = time.monotonic()
         try:
@@ -951,11 +984,9 @@ class Zygote:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
 
-    def _restart_plain(self) -> NoReturn:
-        """Start over without preloading: a process with threads must not be forked from."""
-        sys.stderr.write("importing flytekit started threads; tasks will be spawned instead of forked\n")
-        sys.stderr.flush()
-        os.execv(sys.executable, [sys.executable, __file__, "--plain", *sys.argv[1:]])
+    def _restart_without(self, problem: str) -> NoReturn:
+        """Start over without preloading: its threads make forks unsafe, or its forks would be of no use."""
+        os.execv(sys.executable, [sys.executable, __file__, "--without", problem, *sys.argv[1:]])
 
     def _on_terminate(self, number: int, frame: types.FrameType | None) -> None:
         self._stopping = True
@@ -1246,7 +1277,7 @@ def own_children() -> list[int]:
 def main(arguments: list[str]) -> None:
     """Run a zygote in the current directory; the last argument is its settings as JSON."""
     settings = json.loads(arguments[-1])
-    Zygote(settings).run(preload="--plain" not in arguments)
+    Zygote(settings).run(without=arguments[1] if arguments[0] == "--without" else None)
     shutil.rmtree(settings["name"] + ".tmp", ignore_errors=True)
 
 
