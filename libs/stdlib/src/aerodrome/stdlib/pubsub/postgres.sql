@@ -1,4 +1,5 @@
 -- Statements of the bus on PostgreSQL.
+-- `relaxed`: what a crash of the machine would undo here only repeats a delivery, so the commit need not wait for the disk.
 
 -- name: declare
 SELECT pubsub_declare($1, $2);
@@ -26,12 +27,14 @@ chosen AS (
 UPDATE pubsub_deliveries d
    SET due_at = clock_timestamp() + $3::interval, attempts = d.attempts + 1
   FROM chosen JOIN pubsub_messages m ON m.seq = chosen.seq
+       CROSS JOIN (SELECT set_config('synchronous_commit', 'off', true)) AS relaxed
  WHERE d.topic = chosen.topic AND d.name = chosen.name AND d.seq = chosen.seq
 RETURNING m.seq, m.id, m.topic, m.key, m.body, m.headers, m.published_at, d.attempts;
 
 -- name: ack
 WITH handled AS (
-    DELETE FROM pubsub_deliveries d USING pubsub_messages m
+    DELETE FROM pubsub_deliveries d
+     USING pubsub_messages m CROSS JOIN (SELECT set_config('synchronous_commit', 'off', true)) AS relaxed
      WHERE m.topic = $1 AND m.id = $3 AND d.topic = $1 AND d.name = $2 AND d.seq = m.seq
     RETURNING d.seq
 )
