@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := UV_NO_PROGRESS=1 $(BIN)/uv
-MEMBERS := libs/stdlib libs/idl libs/compiler libs/plugins services/admin services/propeller services/sandbox .
+MEMBERS := libs/stdlib libs/idl libs/compiler libs/plugins services/admin services/console services/propeller services/sandbox .
 STAMP := $(VENV)/.ready
 
 .PHONY: help setup requirements
