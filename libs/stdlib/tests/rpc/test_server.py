@@ -19,6 +19,8 @@ from aerodrome.stdlib.rpc.direct import DirectChannel
 from aerodrome.stdlib.rpc.registry import Call, Registry
 from aerodrome.stdlib.rpc.server import RpcServer
 
+SignalServiceStub: Any = signal_pb2_grpc.SignalServiceStub
+ServerReflectionStub: Any = reflection_pb2_grpc.ServerReflectionStub
 LIST = "/flyteidl.service.SignalService/ListSignals"
 
 
@@ -82,7 +84,7 @@ async def test_health_answers_for_flyteadmin_and_for_all(server: RpcServer, chan
 
 
 async def test_reflection_lists_the_services(channel: grpc.aio.Channel) -> None:
-    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+    stub = ServerReflectionStub(channel)
     asked = [reflection_pb2.ServerReflectionRequest(list_services="")]
     answers = [each async for each in stub.ServerReflectionInfo(iter(asked))]
     names = {each.name for each in answers[0].list_services_response.service}
@@ -93,7 +95,7 @@ async def test_flytekits_channel_reads_the_longest_error_with_its_details(server
     """Its options, of which the limit for metadata is the one that a longer trailer would break."""
     options = (("grpc.max_metadata_size", 32 * 1024),)
     async with grpc.aio.insecure_channel(server.address, options=options) as channel:
-        stub: Any = signal_pb2_grpc.SignalServiceStub(channel)
+        stub = SignalServiceStub(channel)
         for _ in range(50):  # above the soft limit, calls are refused at random
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await stub.ListSignals(signal_pb2.SignalListRequest(token="long"))
@@ -123,7 +125,7 @@ class _Ended:
 async def test_stopping_lets_running_calls_finish_within_the_grace_and_then_cancels_them(
     server: RpcServer, channel: grpc.aio.Channel, signals: Signals
 ) -> None:
-    stub: Any = signal_pb2_grpc.SignalServiceStub(channel)
+    stub = SignalServiceStub(channel)
     hanging = asyncio.ensure_future(stub.ListSignals(signal_pb2.SignalListRequest(token="hang")))
     await signals.started.wait()
     async with asyncio.timeout(10):
@@ -138,7 +140,7 @@ async def test_a_call_waits_for_a_server_that_starts_later() -> None:
     async with network_channel(address) as channel:
         server = RpcServer(address=address)
         server.add(signal_pb2_grpc.add_SignalServiceServicer_to_server, Signals())
-        stub: Any = signal_pb2_grpc.SignalServiceStub(channel)
+        stub = SignalServiceStub(channel)
         waiting = asyncio.ensure_future(
             stub.ListSignals(signal_pb2.SignalListRequest(), wait_for_ready=True, timeout=20)
         )
@@ -211,7 +213,7 @@ async def test_a_direct_call_inside_a_call_carries_its_request_id(registry: Regi
     entered = current.enter("r9", None)
     try:
         async with DirectChannel([registry]) as channel:
-            stub: Any = signal_pb2_grpc.SignalServiceStub(channel)
+            stub = SignalServiceStub(channel)
             assert (await stub.ListSignals(signal_pb2.SignalListRequest())).token == "r9|direct"
     finally:
         current.leave(entered)
@@ -219,7 +221,7 @@ async def test_a_direct_call_inside_a_call_carries_its_request_id(registry: Regi
 
 async def test_a_closed_direct_channel_ends_its_calls_and_takes_no_more(registry: Registry, signals: Signals) -> None:
     channel = DirectChannel([registry])
-    stub: Any = signal_pb2_grpc.SignalServiceStub(channel)
+    stub = SignalServiceStub(channel)
     call = stub.ListSignals(signal_pb2.SignalListRequest(token="hang"))
     await signals.started.wait()
     await channel.close()
@@ -232,7 +234,7 @@ async def test_a_closed_direct_channel_ends_its_calls_and_takes_no_more(registry
 
 async def test_metadata_that_grpc_would_refuse_is_refused_directly_too(registry: Registry) -> None:
     async with DirectChannel([registry]) as channel:
-        stub: Any = signal_pb2_grpc.SignalServiceStub(channel)
+        stub = SignalServiceStub(channel)
         for bad in ((("Upper", "x"),), (("x-bin", "text"),)):
             with pytest.raises(InvalidArgument):
                 stub.ListSignals(signal_pb2.SignalListRequest(), metadata=bad)

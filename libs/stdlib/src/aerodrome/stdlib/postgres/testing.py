@@ -1,4 +1,4 @@
-"""Real PostgreSQL for tests: one server per session, and for each test its own database cloned from a migrated
+"""Real PostgreSQL for tests: one server per test run, and for each test its own database cloned from a migrated
 template.
 
 In a package's `conftest.py`:
@@ -53,7 +53,7 @@ kill -INT "$2" 2>/dev/null
 while kill -0 "$2" 2>/dev/null; do sleep 1; done
 rmdir "$3-pg" "$3" 2>/dev/null
 """
-"""Ends the server of a session that was killed before it could."""
+"""Ends the server of a test run that was killed before it could."""
 
 
 class ServerForTests:
@@ -117,7 +117,7 @@ class ServerForTests:
 
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerForTests]:
-    """The session's server; import this name into a conftest.py."""
+    """The test run's server; import this name into a conftest.py."""
     server = ServerForTests(tmp_path_factory.mktemp("postgres"))
     server.start()
     try:
