@@ -149,9 +149,10 @@ def _primitive(primitive: Any) -> Value:
 def _binary(binary: Any) -> Value:
     if binary.tag == "msgpack":
         try:
-            return _json(msgpack.unpackb(binary.value, strict_map_key=False))
+            value = msgpack.unpackb(binary.value, strict_map_key=False)  # type: ignore[attr-defined, no-untyped-call]
         except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException):
             return Value("none", f"{size(len(binary.value))}, which are not the MessagePack that they claim to be")
+        return _json(value)
     return Value("none", f"{size(len(binary.value))} of {binary.tag or 'unknown'} data")
 
 

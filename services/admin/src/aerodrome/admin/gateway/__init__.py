@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from aiohttp import web
+from flyteidl.service import admin_pb2, auth_pb2, dataproxy_pb2, identity_pb2, signal_pb2
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import ServiceDescriptor
 
@@ -19,6 +20,10 @@ from aerodrome.stdlib.rpc.registry import Registry
 
 TIMEOUT = timedelta(seconds=120)
 """How long a call may take."""
+
+
+_CONTRACTS = (admin_pb2, auth_pb2, dataproxy_pb2, identity_pb2, signal_pb2)
+"""Their import makes the services' descriptors known: the generated servicers bring only those of the messages."""
 
 
 def routes(
@@ -41,10 +46,14 @@ def routes(
 
 
 def _described(registry: Registry) -> list[ServiceDescriptor]:
-    """The services of a registry whose contracts are known here."""
+    """The services of a registry whose contracts are known here, ours among them if they were imported."""
     pool = descriptor_pool.Default()
-    found = []
+    found = [each for module in _CONTRACTS for each in module.DESCRIPTOR.services_by_name.values()]
+    found = [each for each in found if each.full_name in registry.services]
+    known = {each.full_name for each in found}
     for name in registry.services:
+        if name in known:
+            continue
         try:
             found.append(pool.FindServiceByName(name))
         except KeyError:

@@ -162,7 +162,8 @@ def _bindings(services: Sequence[ServiceDescriptor]) -> Iterator[Binding]:
         for method in service.methods:
             if method.client_streaming or method.server_streaming:
                 continue
-            rule = method.GetOptions().Extensions[annotations_pb2.http]
+            extensions: Any = method.GetOptions().Extensions
+            rule = extensions[annotations_pb2.http]
             for each in (rule, *rule.additional_bindings):
                 verb, template = _verb(each)
                 if not verb:

@@ -16,12 +16,12 @@ from aiohttp import web
 from flyteidl.service.identity_pb2 import UserInfoResponse
 from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 from google.rpc import status_pb2
 from multidict import CIMultiDict
 
 from aerodrome.admin.gateway import jsonform, metadata, parameters
-from aerodrome.admin.gateway.bindings import Binding, Match, Router, WrongVerb
+from aerodrome.admin.gateway.bindings import Match, Router, WrongVerb
 from aerodrome.admin.gateway.negotiation import Encoding, negotiated
 from aerodrome.admin.gateway.offload import Offload
 from aerodrome.stdlib import http
@@ -127,13 +127,13 @@ class Gateway:
             parameters.set_variable(message, path, value)
         if binding.body != "*" and request.rel_url.raw_query_string:
             taken = [".".join(step.name for step in path) for path in binding.variables]
-            parameters.set_query(
-                message, request.rel_url.raw_query_string, [*taken, binding.body][: len(taken) + bool(binding.body)]
-            )
+            if binding.body:
+                taken.append(binding.body)
+            parameters.set_query(message, request.rel_url.raw_query_string, taken)
         data: bytes = message.SerializeToString()
         return data
 
-    async def _read(self, body: bytes, message: Message, encoding: Encoding) -> None:
+    async def _read(self, body: bytes, message: Any, encoding: Encoding) -> None:
         """Read a body into `message`; an empty one leaves it as it is."""
         kind = message.DESCRIPTOR
         if not body:
@@ -200,6 +200,3 @@ def _user_headers(answer: bytes) -> CIMultiDict[str]:
         name = metadata.printable(claim).replace("_", "-").replace(" ", "-")
         headers[f"X-User-Claim-{name}"] = metadata.printable(jsonform.to_json(value, camel_case=False).decode())
     return headers
-
-
-__all__ = ["INLINE_BYTES", "Binding", "Gateway"]

@@ -30,8 +30,8 @@ Encode = Callable[[Any], Any]
 """From a value of protobuf to one that `json` writes."""
 
 
-def to_json(message: Message, *, camel_case: bool) -> bytes:
-    """`message` as JSON, with names in lowerCamelCase or as in the contract."""
+def to_json(message: Any, *, camel_case: bool) -> bytes:
+    """The protobuf `message` as JSON, with names in lowerCamelCase or as in the contract."""
     return _dump(_ENCODERS[camel_case].of(message.DESCRIPTOR)(message))
 
 
@@ -154,7 +154,7 @@ class _Encoders:
 
         return present
 
-    def _map_step(self, field: FieldDescriptor, name: str) -> Callable[[Any, dict[str, Any]], None]:
+    def _map_step(self, field: Any, name: str) -> Callable[[Any, dict[str, Any]], None]:
         attribute = field.name
         entry = field.message_type.fields_by_name
         convert = self._one(entry["value"])
@@ -190,11 +190,12 @@ class _Encoders:
         return {"@type": packed.type_url, **value}
 
 
-def _scalar(field: FieldDescriptor) -> Encode | None:
+def _scalar(field: Any) -> Encode | None:
     """How values of the field are written; None: as they are."""
     if field.type == FieldDescriptor.TYPE_ENUM:
         return _enum(field.enum_type)
-    return _SCALARS.get(field.type)
+    encode: Encode | None = _SCALARS.get(field.type)
+    return encode
 
 
 def _enum(kind: EnumDescriptor) -> Encode:

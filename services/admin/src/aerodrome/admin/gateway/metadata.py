@@ -46,7 +46,8 @@ def inbound(request: web.Request) -> Metadata:
             found.append((key, value))
         if key in _PERMANENT:
             found.append((f"grpcgateway-{key}", value))
-    found.append(("x-forwarded-host", headers.get("X-Forwarded-Host") or headers.get("Host", "")))
+    host: str = headers.get("X-Forwarded-Host") or headers.get("Host") or ""
+    found.append(("x-forwarded-host", host))
     passed_by = [each for each in (headers.get("X-Forwarded-For"), request.remote) if each]
     if passed_by:
         found.append(("x-forwarded-for", ", ".join(passed_by)))

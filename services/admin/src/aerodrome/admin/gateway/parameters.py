@@ -131,7 +131,7 @@ class _BadError(Exception):
     """A text does not fit a field; says what would."""
 
 
-def _set_message(inside: Any, field: FieldDescriptor, text: str) -> None:
+def _set_message(inside: Any, field: Any, text: str) -> None:
     kind = field.message_type.full_name
     if kind not in _AS_TEXT and kind not in _WRAPPERS:
         raise _BadError("a value for a message; set its fields, each by its dotted name")
@@ -187,7 +187,7 @@ def _bytes(_: FieldDescriptor, text: str) -> bytes:
         raise _BadError("base64") from error
 
 
-def _enum(field: FieldDescriptor, text: str) -> int:
+def _enum(field: Any, text: str) -> int:
     kind = field.enum_type
     value = kind.values_by_name.get(text)
     if value is None and _WHOLE.fullmatch(text):
