@@ -42,24 +42,28 @@ class Build:
         return Identifier(resource_type=kind, project=project, domain=DOMAIN, name=name, version=version)
 
     @staticmethod
-    def task_request(name: str = "t", version: str = "v1") -> task_pb2.TaskCreateRequest:
+    def task_request(
+        name: str = "t", version: str = "v1", simple: int = types_pb2.INTEGER
+    ) -> task_pb2.TaskCreateRequest:
         """A container task from an integer `a` to an integer `o`."""
         request = task_pb2.TaskCreateRequest(id=Build.identifier(ResourceType.TASK, name, version))
         template = request.spec.template
         template.type = "python-task"
         template.metadata.runtime.version = "1.0"
-        template.interface.inputs.variables["a"].type.simple = types_pb2.INTEGER
+        template.interface.inputs.variables["a"].type.simple = simple
         template.interface.outputs.variables["o"].type.simple = types_pb2.INTEGER
         template.container.image = "python:3.11"
         template.container.args.append("run")
         return request
 
     @staticmethod
-    def workflow_request(name: str = "w", version: str = "v1", task: str = "t") -> workflow_pb2.WorkflowCreateRequest:
+    def workflow_request(
+        name: str = "w", version: str = "v1", task: str = "t", simple: int = types_pb2.INTEGER
+    ) -> workflow_pb2.WorkflowCreateRequest:
         """A workflow that hands its integer `a` to one task and gives back what that gives."""
         request = workflow_pb2.WorkflowCreateRequest(id=Build.identifier(ResourceType.WORKFLOW, name, version))
         template = request.spec.template
-        template.interface.inputs.variables["a"].type.simple = types_pb2.INTEGER
+        template.interface.inputs.variables["a"].type.simple = simple
         template.interface.outputs.variables["o"].type.simple = types_pb2.INTEGER
         node = template.nodes.add(id="n0")
         node.task_node.reference_id.CopyFrom(Build.identifier(ResourceType.TASK, task))

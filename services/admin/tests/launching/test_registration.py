@@ -129,6 +129,17 @@ class TestTasks:
         )
         assert error.details().startswith("missing entity of type TASK with identifier ")
 
+    async def test_large_tasks_are_compiled_elsewhere(self, platform: Any, build: Any) -> None:
+        request = build.task_request()
+        request.spec.template.config["long"] = "x" * 100_000
+        await platform.stub.CreateTask(request)
+        found = await platform.stub.GetTask(common_pb2.ObjectGetRequest(id=request.id))
+        assert found.closure.compiled_task.template.config == request.spec.template.config
+        request.id.version = "v2"
+        request.spec.template.container.ClearField("args")
+        error = await refused(platform.stub.CreateTask(request), CODE.INVALID_ARGUMENT)
+        assert error.details().startswith("task failed compilation with Collected Errors: 1")
+
 
 class TestWhitelist:
     @pytest.fixture
@@ -251,6 +262,9 @@ class TestWorkflows:
         request.spec.template.nodes[7].task_node.reference_id.name = "unknown"
         error = await refused(platform.stub.CreateWorkflow(request), CODE.INVALID_ARGUMENT)
         assert "missing entity of type TASK" in error.details()
+        request.spec.template.nodes[7].CopyFrom(request.spec.template.nodes[8])
+        error = await refused(platform.stub.CreateWorkflow(request), CODE.INVALID_ARGUMENT)
+        assert "Collected Errors: 1\n\tError 0: Code: DuplicateId, Node Id: node-8" in error.details()
 
 
 class TestLimits:
@@ -319,6 +333,17 @@ class TestLaunchPlans:
         lost = [each for each in results if isinstance(each, grpc.aio.AioRpcError)]
         assert len(lost) == 7
         assert {each.code() for each in lost} == {CODE.ALREADY_EXISTS}
+
+    async def test_large_launch_plans_are_checked_elsewhere(self, registered: Any, build: Any) -> None:
+        request = build.launch_plan_request(default=1)
+        request.spec.annotations.values["long"] = "x" * 100_000
+        await registered.stub.CreateLaunchPlan(request)
+        found = await registered.stub.GetLaunchPlan(common_pb2.ObjectGetRequest(id=request.id))
+        assert found.spec.default_inputs == request.spec.default_inputs
+        request.id.version = "v2"
+        request.spec.fixed_inputs.literals["z"].CopyFrom(build.integer(1))
+        error = await refused(registered.stub.CreateLaunchPlan(request), CODE.INVALID_ARGUMENT)
+        assert error.details() == "unexpected fixed_input z"
 
     @pytest.mark.parametrize(
         ("spoil", "text"),

@@ -98,9 +98,9 @@ class Admin:
         data = DataManager(database, storage, config.remote_data)
         self.managers = Managers(
             projects=ProjectManager(database, config),
-            tasks=TaskManager(database, clock, config),
+            tasks=TaskManager(database, clock, config, self._compiler),
             workflows=workflows,
-            launch_plans=LaunchPlanManager(database, clock, config),
+            launch_plans=LaunchPlanManager(database, clock, config, self._compiler),
             names=NamedEntityManager(database),
             executions=ExecutionManager(
                 database,
@@ -108,6 +108,7 @@ class Admin:
                 clock,
                 config,
                 workflows=workflows,
+                compiler=self._compiler,
                 announcer=self._work,
                 metrics=None if telemetry is None else telemetry.metrics,
             ),

@@ -9,12 +9,15 @@ from flyteidl.admin.task_pb2 import TaskCreateRequest
 
 from aerodrome.admin.config import WhitelistEntry
 from aerodrome.admin.domain.task_resources import check_container, check_pod
-from aerodrome.admin.domain.validation import check_text, missing
+from aerodrome.admin.domain.validation import check_size, check_text, missing
 from aerodrome.idl.journal.v1.journal_pb2 import ResolvedResources
 from aerodrome.stdlib.errors import InvalidArgument
 
 MAX_DESCRIPTION_CHARS = 16_384
 """Longest short description or link."""
+
+MAX_DESCRIPTION_BYTES = 2 * 2**20
+"""Largest description, with its long text."""
 
 
 def check_task(
@@ -50,6 +53,7 @@ def check_task(
 
 def check_description(description: DescriptionEntity) -> None:
     """The texts of a description can be stored."""
+    check_size("description", description.ByteSize(), MAX_DESCRIPTION_BYTES)
     check_text("short_description", description.short_description, max_chars=MAX_DESCRIPTION_CHARS, max_bytes=None)
     check_text("link", description.source_code.link, max_chars=MAX_DESCRIPTION_CHARS, max_bytes=None)
 

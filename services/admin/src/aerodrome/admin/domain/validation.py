@@ -105,7 +105,7 @@ def check_key_texts(identifier: Identifier) -> None:
 def check_size(what: str, size_bytes: int, limit_bytes: int) -> None:
     """A message is not larger than its setting permits (0: any size)."""
     if 0 < limit_bytes < size_bytes:
-        raise InvalidArgument(f"the {what} is too large: {size_bytes} bytes, at most {limit_bytes} are allowed")
+        raise InvalidArgument(f"{what} too large: {size_bytes} bytes, at most {limit_bytes} are allowed")
 
 
 def check_named_entity_id(identifier: NamedEntityIdentifier) -> None:

@@ -1,4 +1,7 @@
-"""Compiles workflows: small ones here, large ones in processes of their own so that the service goes on answering."""
+"""Compiles and checks: what is small here, what is large in processes of its own.
+
+So the service goes on answering, whatever it is handed.  Source: design.md, section 2.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,13 @@ from concurrent.futures.process import BrokenProcessPool
 from datetime import timedelta
 from typing import ParamSpec, TypeVar
 
+from flyteidl.admin.launch_plan_pb2 import LaunchPlan, LaunchPlanCreateRequest
 from flyteidl.admin.workflow_pb2 import WorkflowSpec
 from flyteidl.core.compiler_pb2 import CompiledTask
+from flyteidl.core.interface_pb2 import ParameterMap, TypedInterface
+from flyteidl.core.literals_pb2 import LiteralMap
+from flyteidl.core.tasks_pb2 import TaskTemplate
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from aerodrome.admin.domain import compilation
@@ -24,10 +32,10 @@ T = TypeVar("T")
 
 
 class Compiler:
-    """Where workflows are compiled; `close` ends the processes, which are started when first needed.
+    """Where specifications are compiled and inputs are checked; `close` ends the processes.
 
-    `inline_bytes` is the size of a specification up to which it is compiled in this process.  The processes end when
-    nothing was compiled for `idle`, and with them the memory that large workflows took.
+    `inline_bytes` is the size up to which that happens in this process.  Other processes start when first needed and
+    end when there was nothing to do for `idle`, and with them the memory that large messages took.
     """
 
     def __init__(self, *, inline_bytes: int, workers: int, idle: timedelta = timedelta(seconds=20)) -> None:
@@ -40,7 +48,7 @@ class Compiler:
 
     async def needs_of(self, spec: WorkflowSpec) -> Needs:
         """What the workflow refers to.  Raises InvalidArgument with the compiler's errors."""
-        if self._is_small(spec):
+        if self.is_small(spec):
             return compilation.needs_of(spec)
         return await self._away(compilation.needs_of_bytes, spec.SerializeToString())
 
@@ -52,7 +60,7 @@ class Compiler:
         created_at: Timestamp,
     ) -> Compiled:
         """The closure of the workflow.  Raises InvalidArgument with the compiler's errors."""
-        if self._is_small(spec):
+        if self.is_small(spec):
             return compilation.compiled(spec, tasks, launch_plans, created_at)
         return await self._away(
             compilation.compiled_bytes,
@@ -79,8 +87,43 @@ class Compiler:
         if pool is not None:
             await asyncio.to_thread(pool.shutdown, wait=True, cancel_futures=True)
 
-    def _is_small(self, spec: WorkflowSpec) -> bool:
-        return spec.ByteSize() <= self._inline_bytes
+    async def compile_task(self, template: TaskTemplate) -> tuple[CompiledTask, bytes]:
+        """The compiled form of a task, and its digest.  Raises InvalidArgument with the compiler's errors."""
+        if self.is_small(template):
+            return compilation.compiled_task(template)
+        compiled, digest = await self._away(compilation.compiled_task_bytes, template.SerializeToString())
+        return CompiledTask.FromString(compiled), digest
+
+    async def launch_plan(
+        self, request: LaunchPlanCreateRequest, workflow: TypedInterface, *, artifacts_enabled: bool
+    ) -> tuple[LaunchPlan, bytes]:
+        """The stored form of a launch plan, and its digest.  Raises InvalidArgument."""
+        if self.is_small(request, workflow):
+            return compilation.launch_plan(request, workflow, artifacts_enabled)
+        stored, digest = await self._away(
+            compilation.launch_plan_bytes,
+            request.SerializeToString(),
+            workflow.SerializeToString(),
+            artifacts_enabled,
+        )
+        return LaunchPlan.FromString(stored), digest
+
+    async def resolve_inputs(self, expected: ParameterMap, fixed: LiteralMap, supplied: LiteralMap) -> LiteralMap:
+        """What an execution is given that was supplied with these inputs.  Raises InvalidArgument."""
+        if self.is_small(expected, fixed, supplied):
+            return compilation.resolved_inputs(expected, fixed, supplied)
+        return LiteralMap.FromString(
+            await self._away(
+                compilation.resolved_inputs_bytes,
+                expected.SerializeToString(),
+                fixed.SerializeToString(),
+                supplied.SerializeToString(),
+            )
+        )
+
+    def is_small(self, *messages: Message) -> bool:
+        """Whether the messages together are dealt with in this process."""
+        return sum(message.ByteSize() for message in messages) <= self._inline_bytes
 
     async def _away(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         assert not kwargs
@@ -97,8 +140,7 @@ class Compiler:
                 self._pool = None
             pool.shutdown(wait=False)
             raise Internal(
-                "the process that compiled the workflow ended before it was done, perhaps for lack of memory; "
-                "register it again"
+                "the process that did the work ended before it was done, perhaps for lack of memory; try again"
             ) from error
         finally:
             self._running -= 1

@@ -38,7 +38,6 @@ from google.protobuf.message import DecodeError
 from aerodrome.admin.config import AdminConfig
 from aerodrome.admin.domain import launching
 from aerodrome.admin.domain.attributes import most_specific
-from aerodrome.admin.domain.launch_plans import stored_launch_plan
 from aerodrome.admin.domain.launching import Caller
 from aerodrome.admin.domain.naming import generated_id, namespace, new_execution_name
 from aerodrome.admin.domain.projects import check_usable
@@ -51,6 +50,7 @@ from aerodrome.admin.domain.validation import (
     invalid_value,
     not_found,
 )
+from aerodrome.admin.managers.compiling import Compiler
 from aerodrome.admin.managers.remembering import Remembered
 from aerodrome.admin.managers.workflows import WorkflowManager
 from aerodrome.admin.repositories.executions import (
@@ -64,14 +64,7 @@ from aerodrome.admin.repositories.named_entities import NamedEntityRepository
 from aerodrome.admin.repositories.resources import ResourceRepository, Situation
 from aerodrome.admin.repositories.tasks import TaskRepository
 from aerodrome.admin.repositories.workflows import WorkflowRepository
-from aerodrome.compiler import (
-    InterfaceError,
-    Key,
-    digest_launch_plan,
-    key_of,
-    resolve_execution_inputs,
-    single_task_workflow,
-)
+from aerodrome.compiler import Key, key_of, single_task_workflow
 from aerodrome.idl.journal.v1.journal_pb2 import ResolvedResources
 from aerodrome.stdlib.clock import Clock
 from aerodrome.stdlib.errors import (
@@ -144,6 +137,7 @@ class ExecutionManager:
         config: AdminConfig,
         *,
         workflows: WorkflowManager,
+        compiler: Compiler,
         announcer: WorkAnnouncer,
         metrics: Metrics | None = None,
     ) -> None:
@@ -152,6 +146,7 @@ class ExecutionManager:
         self._clock = clock
         self._config = config
         self._workflows = workflows
+        self._compiler = compiler
         self._announcer = announcer
         self._domains = frozenset(domain.id for domain in config.domains)
         self._application = launching.application_config(config.flyteadmin)
@@ -227,7 +222,7 @@ class ExecutionManager:
         key = WorkflowExecutionIdentifier(
             project=request.project, domain=request.domain, name=request.name or new_execution_name()
         )
-        inputs = self._inputs(launchable.target, supplied)
+        inputs = await self._inputs(launchable.target, supplied)
         origin = await self._origin(request.spec, source)
         resolved = self._resolve(key, request.spec, launchable, situation, origin, caller, now)
         inputs_uri = self._storage.join(
@@ -298,7 +293,9 @@ class ExecutionManager:
         late: AerodromeError | None = None
         launchable: Launchable | None = None
         try:
-            launching.check_spec(request, supplied, again=again)
+            check_size("inputs", supplied.ByteSize(), self._max_input_bytes)
+            small = self._compiler.is_small(supplied)  # large ones are looked at where they are resolved
+            launching.check_spec(request, supplied if small else LiteralMap(), again=again)
             registration = self._config.registration
             spec_bytes = request.spec.ByteSize() - request.spec.inputs.ByteSize()
             check_size("specification", spec_bytes, registration.max_execution_spec_bytes)
@@ -325,12 +322,9 @@ class ExecutionManager:
             launchable = await self._generate(request.spec.launch_plan)
         return launchable, situation
 
-    def _inputs(self, target: Target, supplied: LiteralMap) -> LiteralMap:
-        try:
-            inputs = resolve_execution_inputs(target.closure.expected_inputs, target.spec.fixed_inputs, supplied)
-        except InterfaceError as error:
-            raise InvalidArgument(str(error)) from error
-        check_size("inputs", max(inputs.ByteSize(), supplied.ByteSize()), self._max_input_bytes)
+    async def _inputs(self, target: Target, supplied: LiteralMap) -> LiteralMap:
+        inputs = await self._compiler.resolve_inputs(target.closure.expected_inputs, target.spec.fixed_inputs, supplied)
+        check_size("inputs", inputs.ByteSize(), self._max_input_bytes)
         return inputs
 
     async def _origin(self, spec: ExecutionSpec, source: SourceExecution | None) -> Origin:
@@ -556,33 +550,25 @@ class ExecutionManager:
             raise not_found("TASK", task_key)
         compiled = TaskClosure.FromString(task["closure"]).compiled_task
         workflow_key, spec = single_task_workflow(compiled)
+        try:
+            await self._workflows.register(workflow_key, spec)
+        except AlreadyExists:
+            log.debug("workflow generated before", workflow=workflow_key.name)
         async with self._db.connection() as conn:
             workflow = await WorkflowRepository(conn).find(workflow_key)
         if workflow is None:
-            try:
-                await self._workflows.register(workflow_key, spec)
-            except AlreadyExists:
-                log.debug("workflow generated by another launch", workflow=workflow_key.name)
+            raise not_found("WORKFLOW", workflow_key)
+        plan_key = generated_id(task_key, ResourceType.LAUNCH_PLAN)
+        plan, digest = await self._compiler.launch_plan(
+            LaunchPlanCreateRequest(id=plan_key, spec=LaunchPlanSpec(workflow_id=workflow_key)),
+            workflow.interface,
+            artifacts_enabled=False,
+        )
+        name = NamedEntityIdentifier(project=plan_key.project, domain=plan_key.domain, name=plan_key.name)
         async with self._db.transaction() as conn:
-            workflow = await WorkflowRepository(conn).find(workflow_key)
-            if workflow is None:
-                raise not_found("WORKFLOW", workflow_key)
-            plan_key = generated_id(task_key, ResourceType.LAUNCH_PLAN)
-            plan = stored_launch_plan(
-                LaunchPlanCreateRequest(id=plan_key, spec=LaunchPlanSpec(workflow_id=workflow_key)),
-                workflow.interface,
-                artifacts_enabled=False,
-            )
             await LaunchPlanRepository(conn).insert(
-                plan,
-                workflow_id=workflow.id,
-                digest=digest_launch_plan(
-                    plan.id, plan.spec, plan.closure.expected_inputs, plan.closure.expected_outputs
-                ),
-                schedule_type="NONE",
-                at=self._clock.now(),
+                plan, workflow_id=workflow.id, digest=digest, schedule_type="NONE", at=self._clock.now()
             )
-            name = NamedEntityIdentifier(project=plan_key.project, domain=plan_key.domain, name=plan_key.name)
             for resource_type in (ResourceType.WORKFLOW, ResourceType.LAUNCH_PLAN):
                 await NamedEntityRepository(conn).put_if_absent(
                     resource_type, name, NamedEntityMetadata(state=NamedEntityState.SYSTEM_GENERATED)

@@ -16,7 +16,6 @@ from flyteidl.admin.launch_plan_pb2 import (
 from flyteidl.core.identifier_pb2 import Identifier, ResourceType
 
 from aerodrome.admin.config import AdminConfig
-from aerodrome.admin.domain.launch_plans import stored_launch_plan
 from aerodrome.admin.domain.schedules import schedule_type
 from aerodrome.admin.domain.validation import (
     check_identifier,
@@ -26,10 +25,11 @@ from aerodrome.admin.domain.validation import (
     not_found,
     proto_text,
 )
+from aerodrome.admin.managers.compiling import Compiler
 from aerodrome.admin.managers.projects import Place
 from aerodrome.admin.repositories.launch_plans import LaunchPlanRepository
 from aerodrome.admin.repositories.workflows import WorkflowRepository
-from aerodrome.compiler import digest_launch_plan, structural_diff
+from aerodrome.compiler import structural_diff
 from aerodrome.stdlib.clock import Clock
 from aerodrome.stdlib.errors import AerodromeError, AlreadyExists, InvalidArgument, NotFound
 from aerodrome.stdlib.postgres.database import Database
@@ -42,10 +42,11 @@ TOPIC = "launch_plans.changed"
 class LaunchPlanManager:
     """Launch plans, of which only the state ever changes."""
 
-    def __init__(self, database: Database, clock: Clock, config: AdminConfig) -> None:
+    def __init__(self, database: Database, clock: Clock, config: AdminConfig, compiler: Compiler) -> None:
         self._db = database
         self._clock = clock
         self._config = config
+        self._compiler = compiler
         self._place = Place.of(config)
 
     async def create(self, request: LaunchPlanCreateRequest) -> None:
@@ -64,19 +65,13 @@ class LaunchPlanManager:
             await self._place.check(conn, request.id.project, request.id.domain)
         if not request.HasField("spec"):
             raise missing("spec")
-        launch_plan = stored_launch_plan(
+        launch_plan, digest = await self._compiler.launch_plan(
             request, workflow.interface, artifacts_enabled=self._config.flyteadmin.feature_gates.enable_artifacts
         )
         check_size(
             "launch plan",
             launch_plan.spec.ByteSize() + launch_plan.closure.ByteSize(),
             self._config.registration.max_entity_bytes,
-        )
-        digest = digest_launch_plan(
-            launch_plan.id,
-            launch_plan.spec,
-            launch_plan.closure.expected_inputs,
-            launch_plan.closure.expected_outputs,
         )
         async with self._db.transaction() as conn:
             launch_plans = LaunchPlanRepository(conn)

@@ -11,12 +11,13 @@ from aerodrome.admin.domain.attributes import most_specific
 from aerodrome.admin.domain.task_resources import platform_resources
 from aerodrome.admin.domain.tasks import check_task
 from aerodrome.admin.domain.validation import check_identifier, check_key_texts, check_size, not_found
+from aerodrome.admin.managers.compiling import Compiler
 from aerodrome.admin.managers.projects import Place
 from aerodrome.admin.repositories.named_entities import NamedEntityRepository
 from aerodrome.admin.repositories.resources import ResourceRepository
 from aerodrome.admin.repositories.tasks import TaskRepository
 from aerodrome.admin.transformers.registration import task_of
-from aerodrome.compiler import CompileErrors, compile_task, digest_task, structural_diff
+from aerodrome.compiler import structural_diff
 from aerodrome.stdlib.clock import Clock
 from aerodrome.stdlib.errors import AlreadyExists, InvalidArgument
 from aerodrome.stdlib.postgres.database import Database
@@ -25,10 +26,11 @@ from aerodrome.stdlib.postgres.database import Database
 class TaskManager:
     """Registered tasks, which never change."""
 
-    def __init__(self, database: Database, clock: Clock, config: AdminConfig) -> None:
+    def __init__(self, database: Database, clock: Clock, config: AdminConfig, compiler: Compiler) -> None:
         self._db = database
         self._clock = clock
         self._config = config
+        self._compiler = compiler
         self._place = Place.of(config)
 
     async def create(self, request: TaskCreateRequest) -> None:
@@ -51,11 +53,7 @@ class TaskManager:
         check_size("task", request.spec.ByteSize(), self._config.registration.max_entity_bytes)
         template = request.spec.template
         template.id.CopyFrom(request.id)
-        try:
-            compiled = compile_task(template)
-        except CompileErrors as errors:
-            raise InvalidArgument(f"task failed compilation with {errors}") from errors
-        digest = digest_task(compiled)
+        compiled, digest = await self._compiler.compile_task(template)
         now = self._clock.now()
         closure = TaskClosure(compiled_task=compiled)
         closure.created_at.FromDatetime(now)
