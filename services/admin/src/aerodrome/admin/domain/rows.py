@@ -18,7 +18,7 @@ from flyteidl.admin.task_execution_pb2 import TaskExecutionClosure
 from flyteidl.core.execution_pb2 import ExecutionError
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from aerodrome.admin.domain.phases import NODE_TERMINAL, NOTHING, TASK_OVER, WORKFLOW_TERMINAL
+from aerodrome.admin.domain.phases import NODE_TERMINAL, NOTHING, TASK_OVER, WORKFLOW_TERMINAL, TaskPhase
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -111,6 +111,12 @@ class Items:
         count = last - first + 1
         self.phases[first : last + 1] = bytes([phase]) * count
         self.attempts[first : last + 1] = array("i", [attempt]) * count
+
+    def abort(self) -> None:
+        """End the items that are known and not over."""
+        for index, phase in enumerate(self.phases):
+            if phase != ABSENT and phase not in TASK_OVER:
+                self.phases[index] = TaskPhase.ABORTED
 
     def states(self, first: int, last: int) -> Iterable[tuple[int, int]]:
         """Each different (phase, attempt) of items `first` to `last`, both included."""

@@ -112,15 +112,23 @@ class JournalWriter:
         lanes = [
             asyncio.create_task(lane.run(), name=f"journal lane {index}") for index, lane in enumerate(self._lanes)
         ]
+        tidying = asyncio.create_task(self._forget_idle(), name="journal memory")
         try:
-            while True:
-                await self._clock.sleep(self._settings.cache_idle.total_seconds() / 3)
-                for lane in self._lanes:
-                    lane.forget_idle(self._settings.cache_idle.total_seconds())
+            done, _ = await asyncio.wait([*lanes, tidying], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # none of them ends by itself
         finally:
+            tidying.cancel()
             for lane in self._lanes:
                 lane.close()
-            await asyncio.gather(*lanes)
+            await asyncio.wait([*lanes, tidying])
+
+    async def _forget_idle(self) -> None:
+        idle_seconds = self._settings.cache_idle.total_seconds()
+        while True:
+            await self._clock.sleep(idle_seconds / 3)
+            for lane in self._lanes:
+                lane.forget_idle(idle_seconds)
 
     @property
     def pending(self) -> int:
@@ -282,7 +290,10 @@ class JournalWriter:
 
     def _told(self, told: Told) -> None:
         for listener in self._tell:
-            listener(told)
+            try:
+                listener(told)
+            except Exception:  # what was committed stands, whoever fails to hear of it
+                log.exception("listener of the journal failed")
 
     async def _identify(self, identifier: WorkflowExecutionIdentifier, *, of_a_part: bool) -> int:
         key = (identifier.project, identifier.domain, identifier.name)

@@ -143,7 +143,9 @@ _STATUS_OF = {
     TransitionStatus.TRANSITION_STATUS_REFUSED: "it was refused before",
     TransitionStatus.TRANSITION_STATUS_ABORTING: "the execution is being aborted",
 }
-_APPEND_ACCEPTED = TransitionResult(status=TransitionStatus.TRANSITION_STATUS_ACCEPTED)
+_TRANSITION_ACCEPTED = TransitionStatus.TRANSITION_STATUS_ACCEPTED
+_APPEND_APPLIED = AppendStatus.APPEND_STATUS_APPLIED
+_RESULT_ACCEPTED = TransitionResult(status=_TRANSITION_ACCEPTED)
 
 
 @dataclass(slots=True)
@@ -339,7 +341,7 @@ class _Group:
                 folded.items[node_id] = known
                 folded.items_unloaded.discard(node_id)
         for working, report in wanted.surroundings:
-            await _look_around(rows, working, report)
+            await look_around(rows, working.folded, report, Writer(working.lease.writer or Writer.EVENTS.value))
         for signal in wanted.signals:
             signal.exists = await journal.find_signal(signal.execution_id, signal.signal_id)
         for execution_id in wanted.everything:
@@ -444,8 +446,8 @@ class _Group:
         for report in append.reports:
             verdict = self._fold(working, report, Writer.LEASE)
             if verdict is ACCEPTED:
-                statuses.append(TransitionStatus.TRANSITION_STATUS_ACCEPTED)
-                results.append(_APPEND_ACCEPTED)
+                statuses.append(_TRANSITION_ACCEPTED)
+                results.append(_RESULT_ACCEPTED)
                 self._enter(working, report.kind, report.transition.SerializeToString())
             else:
                 result = _result_of(verdict)
@@ -456,7 +458,7 @@ class _Group:
             lease.applied_results = bytes(statuses)
         return ExecutionAppendResult(
             execution_id=append.execution_id,
-            status=AppendStatus.APPEND_STATUS_APPLIED,
+            status=_APPEND_APPLIED,
             last_sequence=lease.last_sequence,
             results=results,
         )
@@ -624,8 +626,8 @@ def _want_report(working: _Working, report: Report, wanted: _Wanted) -> None:
             wanted.surroundings.append((working, report))
 
 
-async def _look_around(rows: FoldedRepository, working: _Working, report: NodeReport) -> None:
-    """Find out what the event refers to in other tables."""
+async def look_around(rows: FoldedRepository, folded: Folded, report: NodeReport, writer: Writer) -> None:
+    """Find out what a report's event refers to in other tables."""
     event = report.event
     if event is None:
         return
@@ -633,9 +635,9 @@ async def _look_around(rows: FoldedRepository, working: _Working, report: NodeRe
     child_exists = False
     if event.HasField("parent_task_metadata") and event.parent_task_metadata.id.ByteSize():
         identifier = event.parent_task_metadata.id
-        if same_execution(identifier.node_execution_id.execution_id, working.folded):
-            parent_task_execution_id = await rows.find_task_id(working.folded.execution_id, identifier)
-    if event.HasField("workflow_node_metadata") and working.lease.writer != Writer.LEASE.value:
+        if same_execution(identifier.node_execution_id.execution_id, folded):
+            parent_task_execution_id = await rows.find_task_id(folded.execution_id, identifier)
+    if event.HasField("workflow_node_metadata") and writer is Writer.EVENTS:
         child_exists = await rows.exists_execution(event.workflow_node_metadata.execution_id)
     report.around = Surroundings(
         parent_task_execution_id=parent_task_execution_id,
@@ -734,7 +736,7 @@ def _result_of(verdict: Verdict) -> TransitionResult:
         )
         return TransitionResult(status=status, reason=verdict.error.message)
     assert isinstance(verdict, Accepted)
-    return _APPEND_ACCEPTED
+    return _RESULT_ACCEPTED
 
 
 def _ended_message(working: _Working) -> tuple[str, str, bytes]:

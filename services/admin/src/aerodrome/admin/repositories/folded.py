@@ -56,6 +56,11 @@ class FoldedRepository:
             await self._load_tasks(nodes)
         return nodes
 
+    async def list_node_ids(self, execution_id: int) -> list[str]:
+        """The nodes of an execution, in the order in which they appeared."""
+        rows = await self._connection.fetch(_QUERIES.list_node_ids, execution_id)
+        return [row["node_id"] for row in rows]
+
     async def load_live_nodes(self, execution_id: int) -> list[NodeRow]:
         """The nodes of an execution that are not over or have attempts that are not."""
         rows = await self._connection.fetch(_QUERIES.load_live_nodes, execution_id, _NODE_OVER_NAMES, _TASK_OVER_NAMES)

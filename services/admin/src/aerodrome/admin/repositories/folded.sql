@@ -81,3 +81,6 @@ WHERE execution_project = $1 AND execution_domain = $2 AND execution_name = $3;
 UPDATE node_items
 SET phase = $2, updated_at = now()
 WHERE execution_id = $1 AND phase <> ALL($3::smallint[]);
+
+-- name: list_node_ids
+SELECT node_id FROM node_executions WHERE execution_id = $1 ORDER BY created_at, id;
