@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,4 +40,4 @@ def _is_import(line: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

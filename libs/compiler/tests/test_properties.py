@@ -77,7 +77,7 @@ def dag(build: Any, edges: set[tuple[int, int]], size: int, order: list[int], ki
             node.upstream_node_ids.extend(f"n{j}" for j in sources)
         nodes.append(node)
     outputs = {"y": (build.list_of("int"), [build.promise(f"n{i}", "o") for i in range(size) if kinds[i] != 0])}
-    return build.workflow(*nodes, inputs={"c": "int"}, outputs=outputs)  # type: ignore[no-any-return]
+    return build.workflow(*nodes, inputs={"c": "int"}, outputs=outputs)
 
 
 @st.composite

@@ -21,7 +21,7 @@ flytekit: Any = importlib.import_module("flytekit")  # its types are not made fo
 translator: Any = importlib.import_module("flytekit.tools.translator")
 
 
-@flytekit.task(  # type: ignore[untyped-decorator]
+@flytekit.task(
     cache=True,
     cache_version="3",
     requests=flytekit.Resources(cpu="2", mem="500Mi", gpu="1"),
@@ -33,7 +33,7 @@ def double(x: int) -> int:
     return 2 * x
 
 
-@flytekit.dynamic  # type: ignore[untyped-decorator]
+@flytekit.dynamic
 def fan_out(n: int) -> list[int]:
     items: list[int] = [double(x=i) for i in range(n)]
     return items

@@ -43,7 +43,7 @@ class Build:
 
     @staticmethod
     def task_request(
-        name: str = "t", version: str = "v1", simple: int = types_pb2.INTEGER
+        name: str = "t", version: str = "v1", simple: types_pb2.SimpleType = types_pb2.INTEGER
     ) -> task_pb2.TaskCreateRequest:
         """A container task from an integer `a` to an integer `o`."""
         request = task_pb2.TaskCreateRequest(id=Build.identifier(ResourceType.TASK, name, version))
@@ -58,7 +58,7 @@ class Build:
 
     @staticmethod
     def workflow_request(
-        name: str = "w", version: str = "v1", task: str = "t", simple: int = types_pb2.INTEGER
+        name: str = "w", version: str = "v1", task: str = "t", simple: types_pb2.SimpleType = types_pb2.INTEGER
     ) -> workflow_pb2.WorkflowCreateRequest:
         """A workflow that hands its integer `a` to one task and gives back what that gives."""
         request = workflow_pb2.WorkflowCreateRequest(id=Build.identifier(ResourceType.WORKFLOW, name, version))

@@ -21,7 +21,7 @@ CODE = grpc.StatusCode
 TASK, LAUNCH_PLAN = ResourceType.TASK, ResourceType.LAUNCH_PLAN
 
 
-async def refused(call: Any, code: grpc.StatusCode) -> grpc.aio.AioRpcError:
+async def refused(call: Any, code: grpc.StatusCode) -> Any:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     assert caught.value.code() is code, caught.value.details()

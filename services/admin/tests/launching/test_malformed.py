@@ -57,7 +57,7 @@ def scramble(message: Message, chance: random.Random, depth: int = 0) -> Message
     return message
 
 
-def value_of(field: FieldDescriptor, chance: random.Random) -> Any:
+def value_of(field: Any, chance: random.Random) -> Any:
     match field.cpp_type:
         case FieldDescriptor.CPPTYPE_STRING if field.type == FieldDescriptor.TYPE_BYTES:
             return chance.randbytes(chance.randrange(20))
@@ -106,7 +106,9 @@ CALLS = {
     "CreateExecution": lambda build, at: build.execution_request(f"e{at}"),
     "RelaunchExecution": lambda build, at: execution_pb2.ExecutionRelaunchRequest(id=build.key("first"), name=f"e{at}"),
     "RecoverExecution": lambda build, at: execution_pb2.ExecutionRecoverRequest(id=build.key("first"), name=f"e{at}"),
-    "UpdateExecution": lambda build, at: execution_pb2.ExecutionUpdateRequest(id=build.key("first"), state=1),
+    "UpdateExecution": lambda build, at: execution_pb2.ExecutionUpdateRequest(
+        id=build.key("first"), state="EXECUTION_ARCHIVED"
+    ),
     "RegisterProject": lambda build, at: project_pb2.ProjectRegisterRequest(
         project=project_pb2.Project(id=f"p{at}", name="p")
     ),

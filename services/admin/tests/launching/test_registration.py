@@ -19,7 +19,7 @@ CODE = grpc.StatusCode
 TASK, WORKFLOW, LAUNCH_PLAN = ResourceType.TASK, ResourceType.WORKFLOW, ResourceType.LAUNCH_PLAN
 
 
-async def refused(call: Any, code: grpc.StatusCode) -> grpc.aio.AioRpcError:
+async def refused(call: Any, code: grpc.StatusCode) -> Any:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     assert caught.value.code() is code, caught.value.details()
@@ -460,7 +460,7 @@ class TestActivation:
         assert [version for version, *_ in await schedules(registered)] == active
 
     async def test_unknown_launch_plans_are_not_found(self, registered: Any, build: Any) -> None:
-        request = launch_plan_pb2.LaunchPlanUpdateRequest(id=build.identifier(LAUNCH_PLAN, "no"), state=1)
+        request = launch_plan_pb2.LaunchPlanUpdateRequest(id=build.identifier(LAUNCH_PLAN, "no"), state="ACTIVE")
         await refused(registered.stub.UpdateLaunchPlan(request), CODE.NOT_FOUND)
 
 

@@ -76,7 +76,7 @@ class TestTexts:
             assert len(text.encode()) <= 510
             assert len(text) <= 255
 
-    @given(st.text(st.characters(exclude_categories=("Cs",))))
+    @given(st.text(st.characters(exclude_categories=["Cs"])))
     def test_a_segment_is_one_element_of_a_path(self, text: str) -> None:
         segment = path_segment(text)
         assert "/" not in segment
@@ -84,7 +84,7 @@ class TestTexts:
         assert segment.strip(".") or not text
         assert len(segment) <= 200
 
-    @given(st.lists(st.text(st.characters(exclude_categories=("Cs",))), min_size=2, max_size=2, unique=True))
+    @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=2, max_size=2, unique=True))
     def test_different_texts_have_different_segments(self, texts: list[str]) -> None:
         assert path_segment(texts[0]) != path_segment(texts[1])
 

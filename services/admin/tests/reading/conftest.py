@@ -233,9 +233,9 @@ async def channel(database: Database, storage: MemStorage, config: AdminConfig) 
 
 @pytest.fixture
 def admin(channel: DirectChannel) -> Any:
-    return admin_pb2_grpc.AdminServiceStub(channel)  # type: ignore[no-untyped-call]
+    return admin_pb2_grpc.AdminServiceStub(channel)
 
 
 @pytest.fixture
 def proxy(channel: DirectChannel) -> Any:
-    return dataproxy_pb2_grpc.DataProxyServiceStub(channel)  # type: ignore[no-untyped-call]
+    return dataproxy_pb2_grpc.DataProxyServiceStub(channel)

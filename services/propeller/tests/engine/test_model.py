@@ -31,9 +31,9 @@ def check(record: Record, world: World) -> None:
     assert workflow[0] is WorkflowPhase.RUNNING or workflow == [WorkflowPhase.ABORTED]
     assert len(workflow) == len(set(workflow)), f"{workflow} repeats"
     assert sum(phase.terminal for phase in workflow) == 1
-    for (_, attempt), phases in record.task_phases.items():
+    for (_, attempt), attempt_phases in record.task_phases.items():
         assert attempt <= 2 + 3, "more attempts than user and system budgets give"
-        assert len(phases) == len(set(phases))
+        assert len(attempt_phases) == len(set(attempt_phases))
     if record.phase is WorkflowPhase.SUCCEEDED:
         bad = {NodePhase.FAILED, NodePhase.TIMED_OUT, NodePhase.ABORTED}
         top = {node: phases[-1] for node, phases in record.node_phases.items() if "-" not in node or node == "end-node"}

@@ -196,8 +196,8 @@ async def test_after_both_were_killed_the_living_go_on_and_the_dead_are_lost(
             pod = await until(runtime, "dead", "Failed")
             assert pod["status"]["reason"] == "Lost"
             assert terminated(pod)["exitCode"] == 137
-            pod = await runtime.get("tests", "alive")
-            assert pod is not None
+            alive = await runtime.get("tests", "alive")
+            assert alive is not None
             assert pod["status"]["phase"] == "Running"
             await runtime.delete("tests", "alive", grace=timedelta(seconds=1))
             await gone(alive)

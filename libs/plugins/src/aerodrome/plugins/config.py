@@ -4,8 +4,6 @@ Keys and defaults are those of Flyte 1.  Kubernetes values (tolerations, affinit
 in Kubernetes' own camelCase.  Source: spec/data-plane.md, sections 2.12, 5.1, 8.2 and 8.3.
 """
 
-# ruff: noqa: RUF012 - pydantic copies a mutable default for each instance
-
 from __future__ import annotations
 
 from datetime import timedelta

@@ -1,7 +1,7 @@
 """Drives one leased execution: observations to the engine, its transitions to the journal, then its commands.
 
-Write-ahead: nothing that a transition permits is done before the journal has it.  When the lease is lost, or an append is
-refused as stale, the execution is dropped here at once; another holder goes on from the journal.
+Write-ahead: nothing that a transition permits is done before the journal has it.  When the lease is lost, or an append
+is refused as stale, the execution is dropped here at once; another holder goes on from the journal.
 """
 
 from __future__ import annotations

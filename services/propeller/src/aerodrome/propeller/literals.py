@@ -1,4 +1,4 @@
-"""Literal maps in storage, with the recent ones kept in memory: a node's outputs are read once, however many use them."""
+"""Literal maps in storage, the recent ones kept in memory: a node's outputs are read once, however many use them."""
 
 from __future__ import annotations
 
