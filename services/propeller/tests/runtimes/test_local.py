@@ -439,3 +439,22 @@ async def test_signals_are_as_a_new_process_has_them(runtime: LocalRuntime) -> N
     await run_pod(runtime, make_pod("signals", ["grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"]))
     lines = (await runtime.tail("tests", "signals")).splitlines()
     assert [int(line.split()[1], 16) for line in lines] == [0, 0]
+
+
+MEMORY = Path("/sys/fs/cgroup/memory")
+
+
+@pytest.mark.skipif(not os.access(MEMORY / "cgroup.procs", os.W_OK), reason="needs a memory cgroup that it may make")
+async def test_a_kill_by_the_kernel_for_lack_of_memory_is_told_from_others(runtime: LocalRuntime) -> None:
+    group = MEMORY / f"aerodrome-test-{os.getpid()}"
+    group.mkdir()
+    try:
+        (group / "memory.limit_in_bytes").write_text("50000000")
+        script = f"echo $$$$ > {group}/cgroup.procs; exec python3 -c 'x = bytearray(300_000_000)'"
+        pod = await run_pod(runtime, make_pod("oom", ["sh", "-c", script]))
+        assert pod["status"]["phase"] == "Failed"
+        assert "reason" not in pod["status"]
+        end = terminated(pod)
+        assert (end["exitCode"], end["reason"]) == (137, "OOMKilled")
+    finally:
+        group.rmdir()

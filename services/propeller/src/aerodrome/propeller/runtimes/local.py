@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import bisect
+import dataclasses
 import os
 import signal
 import sys
@@ -27,7 +28,7 @@ from typing import Any
 
 from aerodrome.propeller.runtimes import pods, zygote, zygotes
 from aerodrome.propeller.runtimes.pods import Key, Machine, Outcome, Plan, Pod, Situation, State
-from aerodrome.propeller.runtimes.records import Directory, Record
+from aerodrome.propeller.runtimes.records import Directory, Found, Record
 from aerodrome.propeller.runtimes.slots import Activity, Holder, may_enter
 from aerodrome.stdlib.clock import Clock, SystemClock
 from aerodrome.stdlib.errors import AerodromeError, NotFound, ResourceExhausted, Unavailable
@@ -47,6 +48,7 @@ _STOP_SECONDS = 5.0
 """What is left when the drain ends has this long between SIGTERM and SIGKILL."""
 _SETTLE_SECONDS = 10.0
 """How long to wait for a zygote beyond the time that it was given."""
+_RESTART_SECONDS = 1.0
 _MESSAGE_LINES = 20
 _MESSAGE_CHARACTERS = 2_048
 _LAUNCH_TRIES = 3
@@ -481,6 +483,11 @@ class LocalRuntime:
         except AerodromeError as error:
             log.warning("the default environment could not be warmed", python=str(self._python), error=error.message)
 
+    async def _warm_again(self) -> None:
+        await self._clock.sleep(_RESTART_SECONDS)  # a zygote that dies at once is not to be started all the time
+        if not self._stopping:
+            await self._warm()
+
     # -- zygotes --
 
     def _attach(self, link: zygotes.Link) -> None:
@@ -502,9 +509,9 @@ class LocalRuntime:
             attempt.link = None
             await self._resolve(attempt)
         link.resolved.set()
-        if not self._stopping and not link.stopping and self._group is not None:
-            self._group.create_task(self._warm(), name="warm the default environment")
         self._admit()
+        if not self._stopping and not link.stopping and self._group is not None:
+            self._group.create_task(self._warm_again(), name="warm the default environment again")
 
     def _hear(self, link: zygotes.Link, message: zygotes.Message) -> None:
         attempt = self._live.get(Key(*message["key"].split("/", 1)))
@@ -539,9 +546,7 @@ class LocalRuntime:
             await self._write_outcome(attempt, outcome)
         if outcome.code != 0 and outcome.message is None:
             said = await asyncio.to_thread(self._directory.tail, attempt.key, _MESSAGE_LINES)
-            outcome = Outcome(
-                outcome.code, outcome.finished, outcome.signal, outcome.reason, said[-_MESSAGE_CHARACTERS:] or None
-            )
+            outcome = dataclasses.replace(outcome, message=said[-_MESSAGE_CHARACTERS:] or None)
         if attempt.ended.is_set():  # somebody else was quicker
             return
         attempt.state = State.ENDED
@@ -551,7 +556,8 @@ class LocalRuntime:
         attempt.ended.set()
         self._changed(attempt)
         self._admit()
-        await asyncio.to_thread(self._directory.clean, attempt.key)
+        if self._opened.is_set():  # otherwise all such directories are removed together
+            await asyncio.to_thread(self._directory.clean, attempt.key)
         attempt.cleaned.set()
 
     async def _write_outcome(self, attempt: _Attempt, outcome: Outcome) -> None:
@@ -646,35 +652,38 @@ class LocalRuntime:
         for link in await zygotes.adopt(self._directory.root / "zygotes"):
             self._attach(link)
         running = {key: link for link in self._links.values() for key in link.running}
-        found = await asyncio.to_thread(lambda: list(self._directory.records()))
-        for key, record in sorted(found, key=lambda each: each[1].created):
-            attempt = _Attempt(key, record.pod, record.created)
-            attempt.durable.set()
-            self._attempts[key] = attempt
-            refusal = self._plan(attempt)
-            holder = running.get(str(key))
-            if holder is not None:
-                attempt.link = holder
-                self._live[key] = attempt
-                process = await asyncio.to_thread(self._directory.process, key) or {}
-                self._has_started(attempt, {"started": record.created, **process, **holder.running[str(key)]})
-                continue
-            if refusal is not None and await asyncio.to_thread(self._directory.outcome, key) is None:
-                await self._end(attempt, refusal)
-                continue
-            unsure = record.boot != self._directory.boot and not self._directory.closed_properly
-            if unsure and await asyncio.to_thread(self._directory.outcome, key) is None:
-                await self._bury(attempt, self._lost())
-                continue
-            await self._resolve(attempt)
+        everything = await asyncio.to_thread(self._directory.found)
+        for found in everything:
+            await self._take_over_one(found, running.get(str(found.key)))
         await asyncio.to_thread(self._directory.clean_others, set(self._live))
         for key_text, link in running.items():
             if Key(*key_text.split("/", 1)) not in self._attempts:
                 link.send({"op": "end", "key": key_text, "grace": 0.0, "reason": "Deleted"})
         self._retire_others()
-        if found:
-            log.info("pods of an earlier run were taken over", pods=len(found), live=len(self._live))
+        if everything:
+            log.info("pods of an earlier run were taken over", pods=len(everything), live=len(self._live))
         self._admit()
+
+    async def _take_over_one(self, found: Found, link: zygotes.Link | None) -> None:
+        attempt = _Attempt(found.key, found.record.pod, found.record.created)
+        attempt.durable.set()
+        self._attempts[found.key] = attempt
+        refusal = self._plan(attempt)
+        attempt.started = (found.process or {}).get("started")
+        if found.outcome is not None:
+            await self._end(attempt, Outcome.read(found.outcome), written=True)
+        elif link is not None:
+            attempt.link = link
+            self._live[found.key] = attempt
+            self._has_started(
+                attempt, {"started": found.record.created, **(found.process or {}), **link.running[str(found.key)]}
+            )
+        elif refusal is not None:
+            await self._end(attempt, refusal)
+        elif found.record.boot != self._directory.boot and not self._directory.closed_properly:
+            await self._bury(attempt, self._lost())  # what was written then may be missing now
+        else:
+            await self._resolve(attempt)
 
     async def _drain(self) -> None:
         """Wait for what runs, end what is left, and let the zygotes go."""

@@ -39,6 +39,18 @@ _BESIDE = (".pid", ".exit", ".leaving")
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """All that the directory says of one attempt."""
+
+    key: Key
+    record: Record
+    outcome: dict[str, Any] | None
+    """How it ended; None if that is not written."""
+    process: dict[str, Any] | None
+    """`pid`, `start` and `started` of its process; {} if it was never completed, None if there is none."""
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """An attempt as it was asked for."""
 
@@ -148,12 +160,17 @@ class Directory:
                 continue
             yield key, record
 
+    def found(self) -> list[Found]:
+        """Every attempt there is and what became of it, in the order in which they were asked for."""
+        everything = [Found(key, record, self.outcome(key), self.process(key)) for key, record in self.records()]
+        return sorted(everything, key=lambda each: each.record.created)
+
     def outcome(self, key: Key) -> dict[str, Any] | None:
         """How an attempt ended; None if that is not written."""
         return zygote.read_json(self.record(key) + ".exit") or None
 
     def process(self, key: Key) -> dict[str, Any] | None:
-        """`pid`, `start` and `started` of an attempt's process; {} if it was never completed, None if there is none."""
+        """An attempt's process, as `Found` has it."""
         return zygote.read_json(self.record(key) + ".pid")
 
     def leaving(self, key: Key) -> dict[str, Any] | None:

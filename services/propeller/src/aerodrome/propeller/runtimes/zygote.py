@@ -61,6 +61,8 @@ MARKER = "AERODROME_POD"
 MARKER_ROOM = 480
 FAMILY = ("pyflyte-execute", "pyflyte-fast-execute", "pyflyte-map-execute")
 NICENESS = 5
+UNMET_SECONDS = 10.0
+"""How long a warm zygote waits for the platform that started it, which is there at once unless it died."""
 OOM_SCORE = 300
 PICKLE_FILE = "pkl.gz"
 
@@ -926,6 +928,7 @@ class Zygote:
         self._warm_wanted: int = settings["warm"]
         self._outlive: float = settings["outlive"]
         self._grace: float = settings["grace"]
+        self._patience_alone = min(self._outlive, UNMET_SECONDS)
         self._preloaded = Preloaded()
         self._distributions = Distributions(settings["cache"], settings["cache_limit"])
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -965,7 +968,7 @@ class Zygote:
         else:
             self._preloaded.skip(without)
         self._preloaded.settle()
-        self._alone_since = time.monotonic()
+        self._alone_since = time.monotonic()  # the platform that started this is already in the listener's queue
         try:
             while not (self._finished() or self._alone_too_long()):
                 self._turn()
@@ -996,7 +999,7 @@ class Zygote:
         return self._retired and not self._running
 
     def _alone_too_long(self) -> bool:
-        if self._alone_since is None or time.monotonic() - self._alone_since < self._outlive:
+        if self._alone_since is None or time.monotonic() - self._alone_since < self._patience_alone:
             return False
         self._stopping = self._retired = True
         return not self._running
@@ -1032,7 +1035,7 @@ class Zygote:
         due = [] if refill is None else [refill]
         due += [each.deadline for each in self._running.values() if each.deadline is not None]
         if self._alone_since is not None:
-            due.append(self._alone_since + self._outlive)
+            due.append(self._alone_since + self._patience_alone)
         if not due:
             return 60.0
         return min(60.0, max(0.05, min(due) - now))
@@ -1055,6 +1058,7 @@ class Zygote:
         self._platform = connection
         self._incoming = self._outgoing = b""
         self._alone_since = None
+        self._patience_alone = self._outlive
         running = [{"key": each.key, "pid": each.pid, "start": each.start} for each in self._running.values()]
         self._say(
             {
@@ -1217,8 +1221,9 @@ class Zygote:
             if running is None:
                 os.waitpid(pid, 0)
                 control = self._warm.pop(pid, None)
-                if control is not None:
+                if control is not None:  # a waiting child died by itself, and the next one may too
                     control.close()
+                    self._fork_again_at = time.monotonic() + 1.0
                 continue
             self._kill_strays()
             _, status = os.waitpid(pid, 0)
