@@ -196,9 +196,9 @@ async def test_after_both_were_killed_the_living_go_on_and_the_dead_are_lost(
             pod = await until(runtime, "dead", "Failed")
             assert pod["status"]["reason"] == "Lost"
             assert terminated(pod)["exitCode"] == 137
-            alive = await runtime.get("tests", "alive")
-            assert alive is not None
-            assert pod["status"]["phase"] == "Running"
+            living = await runtime.get("tests", "alive")
+            assert living is not None
+            assert living["status"]["phase"] == "Running"
             await runtime.delete("tests", "alive", grace=timedelta(seconds=1))
             await gone(alive)
     assert (runs(tmp_path, "alive"), runs(tmp_path, "dead")) == (1, 1)

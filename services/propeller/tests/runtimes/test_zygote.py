@@ -30,7 +30,12 @@ def test_the_interpreted_command_is_the_one_that_flytekit_would_execute(monkeypa
 
     executed: list[list[str]] = []
     monkeypatch.setattr(entrypoint, "_download_distribution", lambda reference, folder: None)
-    monkeypatch.setattr(entrypoint, "_run_subprocess", lambda command, env: (executed.append(command), 0)[1])
+
+    def run(command: list[str], env: object) -> int:
+        executed.append(command)
+        return 0
+
+    monkeypatch.setattr(entrypoint, "_run_subprocess", run)
     inner = INNER[:-2]
     options = ["--additional-distribution", "/d.tar.gz", "--dest-dir", "/attempt", "--", *inner]
     CliRunner().invoke(entrypoint.fast_execute_task_cmd, options)
