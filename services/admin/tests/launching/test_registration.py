@@ -26,7 +26,7 @@ async def refused(call: Any, code: grpc.StatusCode) -> Any:
     return caught.value
 
 
-def detail(error: grpc.aio.AioRpcError, kind: Any) -> Any:
+def detail(error: Any, kind: Any) -> Any:
     """The one detail of an error."""
     raw = dict(error.trailing_metadata())["grpc-status-details-bin"]
     (packed,) = Status.FromString(raw).details

@@ -149,6 +149,7 @@ class ExecutionManager:
         self._compiler = compiler
         self._announcer = announcer
         self._domains = frozenset(domain.id for domain in config.domains)
+        self._configured_resources = platform_resources(None, config.task_resources)
         self._application = launching.application_config(config.flyteadmin)
         self._max_input_bytes = config.storage.limits.max_download_mbs * 2**20
         scope = f"{config.flyteadmin.metrics_scope}admin:execution_manager"
@@ -435,8 +436,10 @@ class ExecutionManager:
             spec=spec,
             closure=closure,
             cluster=cluster,
-            task_resources=platform_resources(
-                None if resources is None else resources.task_resource_attributes, self._config.task_resources
+            task_resources=(
+                self._configured_resources
+                if resources is None
+                else platform_resources(resources.task_resource_attributes, self._config.task_resources)
             ),
             plugin_overrides=PluginOverrides() if overrides is None else overrides.plugin_overrides,
         )
