@@ -47,7 +47,7 @@ chaos: $(STAMP) ## Kill processes of a running platform at random moments, and s
 	@$(BIN)/python -m pytest -m chaos tests/chaos $(ARGS)
 
 protos: $(STAMP) ## Generate the Python of protos/ into libs/idl
-	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python protos/generate.py
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python protos/generate.py
 
 requirements: $(STAMP) ## Compile requirements/*.in to pinned, hashed *.txt
 	$(UV) pip compile -q --no-header --generate-hashes --python-version 3.11 requirements/tools.in -o requirements/tools.txt
