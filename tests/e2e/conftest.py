@@ -1,0 +1,89 @@
+"""One platform and one registration for all end-to-end tests of a session."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flytekit.configuration import Config
+from flytekit.remote import FlyteRemote, FlyteWorkflowExecution
+
+from .instance import DEFAULT_PORT, Instance, is_free, running
+
+PROJECT = "flytesnacks"
+DOMAIN = "development"
+WORKFLOWS = Path(__file__).parent / "workflows"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything here needs a platform."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+
+
+@pytest.fixture(scope="session")
+def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+    """A running platform: where clients look without configuration if that port is free, in a place with a long path
+    that has a space in it."""
+    base = tmp_path_factory.mktemp("e2e")
+    data_dir = base / "the data of a user" / ("with-a-long-name-" * 6)
+    data_dir.mkdir(parents=True)
+    port = DEFAULT_PORT if is_free(DEFAULT_PORT) else 0
+    with running(Instance(data_dir, base / "home of a user", port=port)) as started:
+        yield started
+
+
+@dataclass(frozen=True)
+class Registered:
+    """The project that `pyflyte register` registered, and a client that launches what is in it."""
+
+    folder: Path
+    version: str
+    said: str
+    remote: FlyteRemote
+
+    def launch(self, name: str, inputs: dict[str, Any], **options: Any) -> FlyteWorkflowExecution:
+        """Start a workflow of the project."""
+        plan = self.remote.fetch_launch_plan(name=name, version=self.version)
+        return self.remote.execute(plan, inputs=inputs, **options)
+
+    def finish(self, execution: FlyteWorkflowExecution) -> FlyteWorkflowExecution:
+        """Wait until it is over, and read all of it."""
+        self.remote.wait(
+            execution, timeout=timedelta(seconds=60), poll_interval=timedelta(seconds=0.1), sync_nodes=False
+        )
+        return self.remote.sync_execution(execution, sync_nodes=True)
+
+    def run(self, name: str, inputs: dict[str, Any], **options: Any) -> FlyteWorkflowExecution:
+        """Start a workflow and wait for its end."""
+        return self.finish(self.launch(name, inputs, **options))
+
+
+@pytest.fixture(scope="session")
+def remote(instance: Instance) -> FlyteRemote:
+    """The SDK's client in this process."""
+    config = Config.for_endpoint(instance.endpoint, insecure=True)
+    return FlyteRemote(config, default_project=PROJECT, default_domain=DOMAIN)
+
+
+@pytest.fixture(scope="session")
+def project_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workflows, in a place of their own as a user has them."""
+    folder = tmp_path_factory.mktemp("project") / "a project"
+    shutil.copytree(WORKFLOWS, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def registered(instance: Instance, remote: FlyteRemote, project_folder: Path) -> Registered:
+    """What a plain `pyflyte register` of that folder leaves: fast registration with all its defaults."""
+    files = sorted(path.name for path in project_folder.glob("*.py"))
+    done = instance.pyflyte("register", "--version", "v1", *files, cwd=project_folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Registered(project_folder, "v1", done.stdout + done.stderr, remote)
