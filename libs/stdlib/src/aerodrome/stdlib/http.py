@@ -76,6 +76,13 @@ SECURITY_HEADERS = {
 }
 """On every response that does not say otherwise itself."""
 
+HEADER_SECONDS = 32.0
+"""How long a connection may take until its first request has come with all headers."""
+
+_REFUSED = frozenset((HTTPStatus.FORBIDDEN, HTTPStatus.MISDIRECTED_REQUEST))
+_SILENT = web.AppKey("aerodrome_silent", set[asyncio.Protocol])
+"""The connections on which no request has come yet."""
+
 _REQUEST_ID = web.RequestKey("aerodrome_request_id", str)
 _ACCEPTABLE_ID = re.compile(r"[!-~]{1,128}")
 _COMPRESSIBLE = re.compile(r"text/|application/(json|octet-stream|javascript|xml)|image/svg")
@@ -105,9 +112,7 @@ def guard(*allowed_hosts: str) -> Middleware:
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
         refusal = _refusal(request, allowed)
         if refusal is not None:
-            status, text = refusal
-            log.warning("request refused", status=int(status), host=request.headers.get(hdrs.HOST, ""), reason=text)
-            return _text(status, text, close=True)
+            return _text(*refusal, close=True)
         return await handler(request)
 
     return guarded
@@ -174,12 +179,14 @@ async def read_body(request: web.Request, *, idle_seconds: float = IDLE_SECONDS)
 
 @asynccontextmanager
 async def serving(
-    app: web.Application, *, grace: timedelta = timedelta(seconds=10)
+    app: web.Application, *, grace: timedelta = timedelta(seconds=10), header_seconds: float = HEADER_SECONDS
 ) -> AsyncIterator[Callable[[], asyncio.Protocol]]:
     """Run `app`, and give what makes a protocol for each connection.
 
-    At the end requests in progress get `grace`; connections that come after that are answered with 503.
+    A connection whose first request has not come whole after `header_seconds` is closed, if the application has our
+    middlewares.  At the end requests in progress get `grace`; connections that come after that are answered with 503.
     """
+    silent = app[_SILENT] = set()
     app.on_response_prepare.append(_add_headers)
     runner = web.AppRunner(
         app,
@@ -195,8 +202,18 @@ async def serving(
     assert server is not None
     over = False
 
+    def give_up(protocol: web.RequestHandler) -> None:
+        if protocol in silent:
+            silent.discard(protocol)
+            protocol.force_close()
+
     def make() -> asyncio.Protocol:
-        return _Over() if over else server()
+        if over:
+            return _Over()
+        protocol = server()
+        silent.add(protocol)
+        asyncio.get_running_loop().call_later(header_seconds, give_up, protocol)
+        return protocol
 
     try:
         yield make
@@ -233,17 +250,25 @@ async def _door(request: web.Request, handler: Handler) -> web.StreamResponse:
     """The id, the log line, and the text of errors."""
     started = time.perf_counter()
     name = request_id(request)
+    silent = request.config_dict.get(_SILENT)
+    if silent is not None:
+        silent.discard(request.protocol)
     with bind(request_id=name):
         response = await _answer(request, handler)
         if not response.prepared:
             response.headers.setdefault("X-Request-Id", name)
-        write = log.debug if response.status < 400 else log.info if response.status < 500 else log.warning
+        status = response.status
+        write = log.debug if status < 400 else log.info if status < 500 or status == 501 else log.warning
+        fields: dict[str, object] = {}
+        if status in _REFUSED:
+            fields = {"host": request.host, "origin": request.headers.get(hdrs.ORIGIN, "")}
         write(
             "http request",
             method=request.method,
             path=request.rel_url.raw_path,  # without the query: it may carry a token
-            status=response.status,
+            status=status,
             duration_ms=round((time.perf_counter() - started) * 1000, 2),
+            **fields,
         )
     return response
 
@@ -253,7 +278,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request)
     except web.HTTPException as error:
         if error.status < 400:
-            raise
+            return web.Response(status=error.status, headers={hdrs.LOCATION: error.headers.get(hdrs.LOCATION, "")})
         return _text(error.status, error.text or error.reason, close=not request.content.at_eof())
     except AerodromeError as error:
         status = STATUS_OF_KIND[error.kind]
@@ -264,9 +289,9 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         log.debug("the client went away")
         raise
     except Exception as error:
-        if request.transport is None or request.transport.is_closing():
-            raise
         log.exception("handler failed", path=request.rel_url.raw_path, error=repr(error))
+        if request.writer.output_size > 0:  # an answer is on its way: all that can be said is that it is not whole
+            raise ConnectionResetError("the answer could not be completed") from error
         return _text(500, f"internal error; the server's log explains it under request id {request_id(request)}")
 
 

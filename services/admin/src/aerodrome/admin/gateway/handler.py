@@ -76,6 +76,10 @@ class Gateway:
         except web.HTTPException as error:  # from reading the body
             refused: type[AerodromeError] = ResourceExhausted if error.status == 413 else InvalidArgument
             return self._refused(request, refused(error.text or error.reason), error.status, outbound)
+        except Exception as error:
+            log.exception("gateway failed", path=request.rel_url.raw_path, error=repr(error))
+            text = f"internal error; the server's log explains it under request id {http.request_id(request)}"
+            return self._refused(request, Internal(text), 500, outbound)
 
     async def _answer(self, request: web.Request, inbound: Encoding, outbound: Encoding) -> web.Response:
         match = self._match(request)
@@ -84,7 +88,8 @@ class Gateway:
         if method is None:
             raise Unimplemented(f"{binding.path} is not served here")
         given = metadata.inbound(request)
-        seconds = min(metadata.timeout_seconds(request) or self._timeout_seconds, self._timeout_seconds)
+        stated = metadata.timeout_seconds(request)
+        seconds = self._timeout_seconds if stated is None else min(stated, self._timeout_seconds)
         data = await self._request(request, match, inbound)
         deadline = time.monotonic() + seconds
         context = HandlerContext(given, deadline, "http")
@@ -171,13 +176,11 @@ class Gateway:
         status = status_pb2.Status(code=code.value[0], message=message)
         if details is not None:
             status.ParseFromString(details)
-        if isinstance(error, Internal):
-            log.error("http call failed", path=request.rel_url.raw_path, error=error.message)
         headers: CIMultiDict[str] = CIMultiDict()
         if error.kind is Kind.UNAUTHENTICATED:
             headers["WWW-Authenticate"] = metadata.printable(message)
         if encoding is Encoding.PROTOBUF:
-            body = status.SerializeToString()
+            body = binary_status(status)
         else:
             body = jsonform.to_json(status, camel_case=encoding is Encoding.CAMEL_JSON)
         response = web.Response(status=http_status, body=body, content_type=encoding.content_type, headers=headers)
@@ -188,6 +191,31 @@ class Gateway:
 
 def _new(kind: Descriptor) -> Any:
     return message_factory.GetMessageClass(kind)()
+
+
+def binary_status(status: status_pb2.Status) -> bytes:
+    """`status` in protobuf, written so that the stock console finds its message too.
+
+    That console reads error bodies as a message whose field 1 is a string, without looking at wire types; in a Status
+    field 1 is the number of the code, which it takes for a length.  So as many bytes of unknown fields follow as the
+    code says, and the message again under field 1 at the end.  Other readers skip both: a field of the wrong wire type
+    is an unknown field.  Source: spec/console.md, section 1.
+    """
+    code, text = status.code, status.message.encode()
+    if not 2 <= code <= 16 or not text:
+        whole: bytes = status.SerializeToString()
+        return whole
+    rest: bytes = status_pb2.Status(message=status.message, details=status.details).SerializeToString()
+    skipped = b"\x7a" + bytes((code - 2,)) + b"\x00" * (code - 2)  # field 15, that many bytes in all
+    return b"\x08" + bytes((code,)) + skipped + rest + b"\x0a" + _varint(len(text)) + text
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes((*out, number))
 
 
 def _user_headers(answer: bytes) -> CIMultiDict[str]:

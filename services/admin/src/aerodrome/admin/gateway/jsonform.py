@@ -26,6 +26,9 @@ from google.protobuf.message import DecodeError, Message
 
 from aerodrome.stdlib.errors import InvalidArgument
 
+MAX_ANYS = 8
+"""How many messages of type Any within each other are opened: each may be nested as deeply as a message may be."""
+
 Encode = Callable[[Any], Any]
 """From a value of protobuf to one that `json` writes."""
 
@@ -36,7 +39,9 @@ def to_json(message: Any, *, camel_case: bool) -> bytes:
 
 
 def from_json(text: bytes, message: Message, *, ignore_unknown: bool) -> None:
-    """Read `text` into `message`; names of either style.  Raises InvalidArgument if it does not fit."""
+    """Read `text`, an object, into `message`; names of either style.  Raises InvalidArgument if it does not fit."""
+    if not text.lstrip().startswith(b"{"):
+        raise InvalidArgument(f"the body is not a JSON object, as a {message.DESCRIPTOR.full_name} is")
     try:
         json_format.Parse(text.decode(), message, ignore_unknown_fields=ignore_unknown)
     except UnicodeDecodeError as error:
@@ -72,7 +77,7 @@ def _made(module: str, name: str, data: bytes) -> Message:
 
 
 def _dump(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False).encode()
 
 
 class _Encoders:
@@ -80,6 +85,7 @@ class _Encoders:
 
     def __init__(self, *, camel_case: bool) -> None:
         self._camel_case = camel_case
+        self._opened = 0
         self._made: dict[str, Encode] = {
             "google.protobuf.Timestamp": _timestamp,
             "google.protobuf.Duration": _duration,
@@ -100,74 +106,52 @@ class _Encoders:
         if message.full_name.startswith("google.protobuf.") and message.full_name.endswith("Value"):
             inner = _scalar(message.fields_by_name["value"])
             return lambda wrapper: wrapper.value if inner is None else inner(wrapper.value)
-        steps: list[Callable[[Any, dict[str, Any]], None]] = []
+        defaults: dict[str, Any] = {}
+        fields: dict[int, tuple[str, Encode | None]] = {}
 
         def encode(value: Any) -> dict[str, Any]:
-            out: dict[str, Any] = {}
-            for step in steps:
-                step(value, out)
+            out = defaults.copy()
+            for field, inside in value.ListFields():
+                name, convert = fields[field.number]
+                out[name] = inside if convert is None else convert(inside)
             return out
 
         self._made[message.full_name] = encode  # types contain themselves
-        steps += [self._step(field) for field in message.fields]
+        for field in message.fields:
+            name = field.json_name if self._camel_case else field.name
+            fields[field.number] = name, self._field(field)
+            if field.is_repeated:
+                defaults[name] = {} if _is_map(field) else []
+            elif not field.has_presence:
+                convert = self._one(field)
+                defaults[name] = field.default_value if convert is None else convert(field.default_value)
+            elif field.containing_oneof is None:
+                defaults[name] = None
         return encode
 
-    def _step(self, field: FieldDescriptor) -> Callable[[Any, dict[str, Any]], None]:
-        """What puts one field of a message into its object."""
-        name, attribute = field.json_name if self._camel_case else field.name, field.name
-        if field.is_repeated:
-            if field.message_type is not None and field.message_type.GetOptions().map_entry:
-                return self._map_step(field, name)
-            each = self._one(field)
-            if each is None:
-
-                def plain_list(message: Any, out: dict[str, Any]) -> None:
-                    out[name] = list(getattr(message, attribute))
-
-                return plain_list
-
-            def converted_list(message: Any, out: dict[str, Any]) -> None:
-                out[name] = [each(value) for value in getattr(message, attribute)]
-
-            return converted_list
+    def _field(self, field: Any) -> Encode | None:
+        """How the value of a field is written; None: as it is."""
+        if _is_map(field):
+            return self._map(field.message_type.fields_by_name)
         convert = self._one(field)
-        if not field.has_presence:
-            if convert is None:
+        if not field.is_repeated:
+            return convert
+        if convert is None:
+            return list
+        each = convert
+        return lambda values: [each(value) for value in values]
 
-                def plain(message: Any, out: dict[str, Any]) -> None:
-                    out[name] = getattr(message, attribute)
-
-                return plain
-
-            def converted(message: Any, out: dict[str, Any]) -> None:
-                out[name] = convert(getattr(message, attribute))
-
-            return converted
-        in_oneof = field.containing_oneof is not None
-
-        def present(message: Any, out: dict[str, Any]) -> None:
-            if message.HasField(attribute):
-                value = getattr(message, attribute)
-                out[name] = value if convert is None else convert(value)
-            elif not in_oneof:
-                out[name] = None
-
-        return present
-
-    def _map_step(self, field: Any, name: str) -> Callable[[Any, dict[str, Any]], None]:
-        attribute = field.name
-        entry = field.message_type.fields_by_name
+    def _map(self, entry: Any) -> Encode:
         convert = self._one(entry["value"])
         boolean = entry["key"].type == FieldDescriptor.TYPE_BOOL
 
-        def step(message: Any, out: dict[str, Any]) -> None:
-            items = getattr(message, attribute)
-            out[name] = {
+        def encode(items: Any) -> dict[str, Any]:
+            return {
                 (str(key).lower() if boolean else str(key)): items[key] if convert is None else convert(items[key])
                 for key in sorted(items)
             }
 
-        return step
+        return encode
 
     def _one(self, field: FieldDescriptor) -> Encode | None:
         if field.message_type is not None:
@@ -175,19 +159,29 @@ class _Encoders:
         return _scalar(field)
 
     def _any(self, packed: any_pb2.Any) -> dict[str, Any]:
-        """The message inside, with its type; its bytes where the type is not known here or they are not of it."""
+        """The message inside, with its type; its bytes where the type is not known here, or they are not of it, or too
+        many are nested."""
         if not packed.type_url and not packed.value:
             return {}
+        self._opened += 1
         try:
+            if self._opened > MAX_ANYS:
+                raise KeyError(packed.type_url)
             inside = descriptor_pool.Default().FindMessageTypeByName(packed.type_url.rpartition("/")[2])
             message = message_factory.GetMessageClass(inside)()
             message.ParseFromString(packed.value)
             value = self.of(inside)(message)
-        except (KeyError, DecodeError, RecursionError):
+        except (KeyError, DecodeError):
             return {"@type": packed.type_url, "value": _base64(packed.value)}
+        finally:
+            self._opened -= 1
         if inside.full_name in self._made and inside.file.package == "google.protobuf":
             return {"@type": packed.type_url, "value": value}
         return {"@type": packed.type_url, **value}
+
+
+def _is_map(field: Any) -> bool:
+    return field.message_type is not None and bool(field.message_type.GetOptions().map_entry)
 
 
 def _scalar(field: Any) -> Encode | None:

@@ -31,6 +31,9 @@ _FALSE = frozenset(("0", "f", "F", "false", "FALSE", "False"))
 _WHOLE = re.compile(r"[+-]?\d{1,20}", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?|nan", re.ASCII | re.IGNORECASE)
 
+_LOST_PLUS = re.compile(r"\) (?=[a-z_]{2,20}\()")
+"""Where the expressions of a filter meet, if their plus was not encoded and so became a space."""
+
 _AS_TEXT = {
     "google.protobuf.Timestamp": "a time such as 2020-01-31T12:00:00Z",
     "google.protobuf.Duration": "a duration such as 3.5s",
@@ -55,7 +58,8 @@ def set_variable(message: Message, path: FieldPath, text: str) -> None:
 def set_query(message: Message, query: str, taken: Collection[str]) -> None:
     """Set fields of `message` to what an undecoded query says.
 
-    Parameters at or below the dotted proto names in `taken` are ignored: the path has set them.
+    Parameters at or below the dotted proto names in `taken` are ignored: the path has set them.  The plus between
+    expressions of `filters` may be encoded or not (spec/console.md, section 1).
     """
     for name, text in _split(query):
         path = _resolve(message.DESCRIPTOR, name)
@@ -72,7 +76,7 @@ def set_query(message: Message, query: str, taken: Collection[str]) -> None:
         last = path[-1]
         if not last.is_repeated and _is_set(inside, last, name):
             raise InvalidArgument(f"parameter {name} is given more than once")
-        _set(inside, last, text, name)
+        _set(inside, last, _LOST_PLUS.sub(")+", text) if last.name == "filters" else text, name)
 
 
 def _split(query: str) -> list[tuple[str, str]]:
@@ -199,6 +203,8 @@ def _enum(field: Any, text: str) -> int:
 
 
 def _string(_: FieldDescriptor, text: str) -> str:
+    if "\0" in text:
+        raise _BadError("a text: it holds a zero byte")
     return text
 
 
