@@ -42,10 +42,8 @@ def main() -> int:
         _say("Registering examples/wine with `pyflyte register`")
         _run(BIN / "pyflyte", "register", "--version", "demo", "wine.py", cwd=HERE / "wine")
         _say("Running examples/edges with `pyflyte run --remote`")
-        _run(
-            BIN / "pyflyte", "run", "--remote", "--name", "demo-edges", "edges.py", "detect_edges", "--name", "flower.jpg",
-            cwd=HERE / "edges",
-        )  # fmt: skip
+        edges = ("edges.py", "detect_edges", "--name", "flower.jpg")
+        _run(BIN / "pyflyte", "run", "--remote", "--name", "demo-edges", *edges, cwd=HERE / "edges")
         _say("Launching the registered pipeline with FlyteRemote")
         _results()
     except Failed as failure:
@@ -86,16 +84,17 @@ def _results() -> None:
     report = wine.outputs.get("report").download()
     image = edges.outputs.get("image").download()
     print(f"\n  chosen model   {wine.outputs['model']}, {wine.outputs['accuracy']:.1%} of the test wines right")
-    print(f"  report         {wine.outputs['report'].remote_source}\n")
+    print(f"  report         {wine.outputs.literals['report'].scalar.blob.uri}\n")
     print("\n".join(f"    {line}" for line in Path(report).read_text().splitlines()))
     print(f"\n  edges          {edges.outputs['share']:.1%} of the pixels, {Path(image).stat().st_size:,} bytes")
-    print(f"  image          {edges.outputs['image'].remote_source}\n")
+    print(f"  image          {edges.outputs.literals['image'].scalar.blob.uri}\n")
 
 
 def _run(*command: str | Path, cwd: Path | None = None) -> None:
     done = subprocess.run([str(part) for part in command], cwd=cwd, check=False, capture_output=True, text=True)
     if done.returncode != 0:
-        raise Failed(f"`{' '.join(str(part) for part in command[:3])}` said:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        said = f"{done.stdout[-2000:]}{done.stderr[-2000:]}"
+        raise Failed(f"`{' '.join(str(part) for part in command[:3])}` said:\n{said}")
 
 
 def _free_port() -> int:

@@ -88,9 +88,7 @@ def choose(scores: list[Score]) -> Result:
 @workflow
 def compare(train_data: StructuredDataset, test_data: StructuredDataset, folds: int) -> list[Score]:
     """Train three kinds of model side by side."""
-    forest = train(
-        train=train_data, test=test_data, settings=Settings("forest", {"trees": 50.0}), folds=folds
-    )
+    forest = train(train=train_data, test=test_data, settings=Settings("forest", {"trees": 50.0}), folds=folds)
     neighbours = train(
         train=train_data, test=test_data, settings=Settings("neighbours", {"neighbours": 7.0}), folds=folds
     )
