@@ -101,7 +101,7 @@ class WorkflowManager:
             existing = None if workflow_id is not None else await WorkflowRepository(conn).find(identifier)
         if existing is not None:
             if existing.closure_reference != reference:
-                await self._storage.delete(reference)
+                await self._take_away(reference)
             raise await self._exists(identifier, existing, compiled)
 
     async def get(self, identifier: Identifier) -> Workflow:
@@ -190,6 +190,12 @@ class WorkflowManager:
             await self._storage.write(reference, closure)
         except AerodromeError as error:
             raise Internal(f"failed to write workflow closure to [{reference}]: {error.message}") from error
+
+    async def _take_away(self, reference: str) -> None:
+        try:
+            await self._storage.delete(reference)
+        except AerodromeError as error:  # it is only litter, and the caller has to hear something else
+            log.warning("closure of a refused workflow remains", reference=reference, error=error.message)
 
     async def _read(self, reference: str) -> WorkflowClosure:
         try:
