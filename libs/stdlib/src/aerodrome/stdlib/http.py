@@ -17,6 +17,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Any
@@ -88,15 +89,37 @@ _ACCEPTABLE_ID = re.compile(r"[!-~]{1,128}")
 _COMPRESSIBLE = re.compile(r"text/|application/(json|octet-stream|javascript|xml)|image/svg")
 
 
+@dataclass(frozen=True, slots=True)
+class Cors:
+    """Which pages of other origins may read answers, for applications that identity protects."""
+
+    origins: Sequence[str] = ("*",)
+    """`https://host[:port]`, or `*` for all."""
+    headers: Sequence[str] = ("Content-Type", "flyte-authorization")
+    """Those that their requests may carry."""
+
+
 def middlewares(
-    *, allowed_hosts: Sequence[str] | None = LOOPBACK_HOSTS, compress_above_bytes: int = COMPRESS_ABOVE_BYTES
+    *,
+    allowed_hosts: Sequence[str] | None = LOOPBACK_HOSTS,
+    cors: Cors | None = None,
+    compress_above_bytes: int = COMPRESS_ABOVE_BYTES,
 ) -> list[Any]:
     """The doors of an application, outermost first.
 
-    `allowed_hosts` is what `guard` lets through; None where identity protects the application in its place.
+    `allowed_hosts` is what `guard` lets through; None where identity protects the application in its place, which is
+    also what `cors` needs.  Raises FailedPrecondition if both are asked for.
     """
-    guards = [] if allowed_hosts is None else [guard(*allowed_hosts)]
-    return [_door, *guards, compress(compress_above_bytes)]
+    if allowed_hosts is not None and cors is not None:
+        raise FailedPrecondition(
+            "pages of other origins are never answered without identity: turn CORS off, or authentication on"
+        )
+    doors: list[Any] = [_door]
+    if allowed_hosts is not None:
+        doors.append(guard(*allowed_hosts))
+    if cors is not None:
+        doors.append(allow_origins(cors))
+    return [*doors, compress(compress_above_bytes)]
 
 
 def guard(*allowed_hosts: str) -> Middleware:
@@ -116,6 +139,41 @@ def guard(*allowed_hosts: str) -> Middleware:
         return await handler(request)
 
     return guarded
+
+
+def allow_origins(cors: Cors) -> Middleware:
+    """Let pages of the origins in `cors` read answers, cookies included; preflights are answered here.
+
+    Source: spec/control-plane.md, section 11.4.
+    """
+    everybody = "*" in cors.origins
+    known = frozenset(origin.lower().rstrip("/") for origin in cors.origins)
+    methods = "GET, POST, DELETE, HEAD, PUT, PATCH"
+    names = ", ".join(dict.fromkeys(("Content-Type", *cors.headers)))
+
+    @web.middleware
+    async def shared(request: web.Request, handler: Handler) -> web.StreamResponse:
+        origin = request.headers.get(hdrs.ORIGIN)
+        if origin is None or not (everybody or origin.lower() in known):
+            return await handler(request)
+        headers = {
+            hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: origin,
+            hdrs.ACCESS_CONTROL_ALLOW_CREDENTIALS: "true",
+            "Cross-Origin-Resource-Policy": "cross-origin",
+        }
+        if request.method == hdrs.METH_OPTIONS and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers:
+            headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = methods
+            headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = names
+            response: web.StreamResponse = web.Response(headers=headers)
+        else:
+            response = await handler(request)
+            if response.prepared:
+                return response
+            response.headers.update(headers)
+        response.headers.add(hdrs.VARY, hdrs.ORIGIN)
+        return response
+
+    return shared
 
 
 def compress(above_bytes: int = COMPRESS_ABOVE_BYTES) -> Middleware:
