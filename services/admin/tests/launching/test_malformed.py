@@ -135,7 +135,7 @@ async def test_no_request_is_answered_with_a_defect(rpc: str, platform: Any, bui
     await stub.CreateExecution(build.execution_request("first"))
     await stub.RegisterProject(project_pb2.ProjectRegisterRequest(project=project_pb2.Project(id="spare", name="p")))
     chance = random.Random(rpc)
-    for at in range(150):
+    for at in range(100):
         request = damage(CALLS[rpc](build, at), chance)
         before = await everything_stored(platform)
         code, text = await outcome(getattr(stub, rpc)(request))
