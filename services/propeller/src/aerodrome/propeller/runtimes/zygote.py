@@ -67,7 +67,10 @@ OOM_SCORE = 300
 PICKLE_FILE = "pkl.gz"
 
 _PR_SET_NAME = 15
+_PR_CAPBSET_DROP = 24
 _PR_SET_CHILD_SUBREAPER = 36
+_CAP_DAC_OVERRIDE = 1
+_CAPABILITY_VERSION = 0x20080522
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -718,6 +721,7 @@ class Attempt:
                 with contextlib.suppress(OSError):
                     os.close(int(name))
         os.nice(NICENESS)
+        obey_permissions()
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
             file.write(str(OOM_SCORE))
         self._preloaded.renew_in_child()
@@ -852,6 +856,26 @@ def _redirect(log: str) -> None:
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.getenv.restype = ctypes.c_void_p
 _libc.getenv.argtypes = [ctypes.c_char_p]
+
+
+def obey_permissions() -> None:
+    """Give up root's right to write what is read-only, here and in whatever is executed from here.
+
+    The outputs of an attempt that succeeded are handed to others as they are, made read-only; without this a task that
+    runs as root would change them.  Root goes on reading everything, and writing what is its own.
+    """
+    if os.geteuid() != 0:
+        return
+    with contextlib.suppress(OSError):  # not permitted in some containers: then only what is executed has it again
+        _prctl(_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable: those below 32, then those from 32 on
+    if _libc.capget(header, sets) != 0:
+        raise OSError(ctypes.get_errno(), "capget")
+    for each in range(3):
+        sets[each] &= ~(1 << _CAP_DAC_OVERRIDE)
+    if _libc.capset(header, sets) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
 
 
 def _prctl(option: int, value: Any) -> None:
