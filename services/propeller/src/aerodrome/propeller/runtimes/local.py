@@ -407,6 +407,12 @@ class LocalRuntime:
         python = self._interpreter_of(plan.image)
         try:
             link = await self._environment_of(python, plan.image)
+        except Unavailable as error:
+            if attempt.state is State.LAUNCHING:
+                attempt.tries += 1
+                self._put_back(attempt, error.message)
+                self._admit()
+            return
         except AerodromeError as error:
             if attempt.state is State.LAUNCHING:
                 await self._end(attempt, self._outcome(pods.STARTED_NOT, "StartError", error.message))
@@ -610,7 +616,7 @@ class LocalRuntime:
         if ended is not None:
             await self._end(attempt, Outcome.read(ended), written=True)
         elif process is None:
-            self._put_back(attempt)
+            self._put_back(attempt, "the zygotes of its environment ended")
         elif process and zygote.is_alive(process["pid"], process["start"]):
             self._live[key] = attempt
             self._has_started(attempt, process)
@@ -619,10 +625,10 @@ class LocalRuntime:
             await asyncio.to_thread(end_processes, pid, began, self._marker(attempt), 0.0)
             await self._bury(attempt, self._lost())
 
-    def _put_back(self, attempt: _Attempt) -> None:
-        """Queue an attempt, at its place, that never had a process."""
+    def _put_back(self, attempt: _Attempt, why: str) -> None:
+        """Queue an attempt, at its place, that never had a process because of `why`; it is lost after some tries."""
         if attempt.deleting is not None or attempt.tries >= _LAUNCH_TRIES:
-            message = f"its process could not be started {attempt.tries} times: the zygotes of its environment ended"
+            message = f"its process could not be started {attempt.tries} times: {why}"
             if self._group is not None:
                 outcome = self._outcome(pods.STARTED_NOT, "Lost", message)
                 self._group.create_task(self._end(attempt, outcome), name=f"end {attempt.key}")

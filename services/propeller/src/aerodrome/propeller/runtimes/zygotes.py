@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from aerodrome.propeller.runtimes import zygote
-from aerodrome.stdlib.errors import Unavailable
+from aerodrome.stdlib.errors import FailedPrecondition, Unavailable
 from aerodrome.stdlib.logger import get_logger
 
 log = get_logger(__name__)
@@ -149,7 +149,11 @@ Child = subprocess.Popen[bytes]
 
 
 async def start(directory: Path, python: Path, settings: Settings) -> Link:
-    """Start a zygote of `python` and wait until it is warm.  Raises Unavailable with what it said if it fails."""
+    """Start a zygote of `python` and wait until it is warm.
+
+    Raises FailedPrecondition with what it said if it ends by itself, as one of a broken environment does, and
+    Unavailable if it is killed, or too slow, or the machine has no room for it.
+    """
     kind = await asyncio.to_thread(settings.kind, python)
     name = f"{kind}-{uuid.uuid4().hex[:8]}"
     spawning = asyncio.create_task(asyncio.to_thread(_spawn, directory, python, settings, name))
@@ -163,9 +167,12 @@ async def start(directory: Path, python: Path, settings: Settings) -> Link:
             await asyncio.to_thread(_abandon, spawning.result())
         said = _read(directory / f"{name}.log").strip()[-2000:]
         _remove_files(directory, name)
-        if isinstance(error, OSError | EOFError | TimeoutError):
-            raise Unavailable(f"the Python {python} could not be started: {said or error}") from error
-        raise
+        if not isinstance(error, OSError | EOFError | TimeoutError):
+            raise
+        message = f"the Python {python} could not be started: {said or error}"
+        if isinstance(error, EOFError) and spawning.result().returncode > 0:
+            raise FailedPrecondition(message) from error
+        raise Unavailable(message) from error
 
 
 def _read(path: Path) -> str:
@@ -195,7 +202,8 @@ def _spawn(directory: Path, python: Path, settings: Settings, name: str) -> Chil
 def _abandon(child: Child) -> None:
     """Kill a zygote that has had no job yet, and wait until its waiting children noticed, which end by themselves."""
     family = zygote.descendants(zygote.processes(), [child.pid])
-    child.kill()
+    if child.poll() is None:
+        child.kill()
     child.wait()
     give_up = time.monotonic() + 5.0
     while time.monotonic() < give_up and any(zygote.is_alive(each.pid, each.start) for each in family.values()):
