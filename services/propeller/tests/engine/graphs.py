@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flyteidl.core import compiler_pb2, identifier_pb2, workflow_pb2
 
 from aerodrome.plugins.api import ErrorKind, Failure
 from aerodrome.propeller.engine.engine import Engine
 from aerodrome.propeller.engine.graph import END, START, Closure, NodeKind
+from aerodrome.propeller.engine.items import ItemPlan, SavedItem
 from aerodrome.propeller.engine.phases import TERMINAL, NodePhase, TaskPhase, WorkflowPhase
 from aerodrome.propeller.engine.state import (
     Abort,
+    AbortItem,
     Finalize,
+    ItemTransition,
     NodeState,
     NodeTransition,
     Prepare,
     SavedNode,
     SavedWorkflow,
     Start,
+    StartItem,
     TaskTransition,
     Transition,
     WorkflowTransition,
@@ -108,6 +112,12 @@ def _target(
         _target(rng, shape, closure, block.case.then_node, f"{name}-t", depth - 1)
         block.else_node.id = f"{node.id}-else"
         _target(rng, shape, closure, block.else_node, f"{name}-e", depth - 1)
+    elif kind < 0.5:
+        item = node.array_node.node
+        item.task_node.reference_id.CopyFrom(identifier("task", identifier_pb2.TASK))
+        item.metadata.retries.retries = rng.randint(0, 2)
+        if rng.random() < 0.5:
+            item.metadata.timeout.seconds = 10
     else:
         node.task_node.reference_id.CopyFrom(identifier("task", identifier_pb2.TASK))
         node.metadata.retries.retries = rng.randint(0, 2)
@@ -130,6 +140,8 @@ class Record:
     node_phases: dict[str, list[NodePhase]] = field(default_factory=dict)
     workflow_phases: list[WorkflowPhase] = field(default_factory=list)
     task_phases: dict[tuple[str, int], list[TaskPhase]] = field(default_factory=dict)
+    items: dict[str, dict[int, SavedItem]] = field(default_factory=dict)
+    item_phases: dict[tuple[str, int], list[TaskPhase]] = field(default_factory=dict)
 
     def append(self, transitions: list[Transition]) -> None:
         for transition in transitions:
@@ -142,6 +154,12 @@ class Record:
                 self._save(node)
                 if transition.phase is not None:
                     self.node_phases.setdefault(node.unique_id, []).append(transition.phase)
+            elif isinstance(transition, ItemTransition):
+                unique_id, index = transition.node.unique_id, transition.index
+                self.items.setdefault(unique_id, {})[index] = SavedItem(
+                    index, transition.phase, transition.attempt, transition.system_failures
+                )
+                self.item_phases.setdefault((unique_id, index), []).append(transition.phase)
             elif isinstance(transition, TaskTransition):
                 key = (transition.node.unique_id, transition.attempt)
                 self.task_phases.setdefault(key, []).append(transition.phase)
@@ -157,11 +175,16 @@ class Record:
             task_phase=node.task_phase,
             task_version=node.task_version,
             failure=node.failure,
+            plan=node.items.plan if node.items is not None else None,
         )
 
     def saved(self) -> SavedWorkflow:
         phase = WorkflowPhase.RUNNING if self.phase is WorkflowPhase.ABORTING else self.phase
-        return SavedWorkflow(phase=phase, nodes=self.nodes, failure=self.failure)
+        nodes = {
+            name: replace(node, items=tuple(self.items.get(name, {}).values())) if node.plan is not None else node
+            for name, node in self.nodes.items()
+        }
+        return SavedWorkflow(phase=phase, nodes=nodes, failure=self.failure)
 
 
 class Crash(Exception):
@@ -177,6 +200,7 @@ class World:
         self.record = Record()
         self.running: set[tuple[str, int]] = set()
         self.begun: list[tuple[str, int]] = []
+        self.running_items: set[tuple[str, int, int]] = set()
         self.now = 1_000.0
         self.abort_cause: str | None = None
         self._failures = failures
@@ -200,6 +224,7 @@ class World:
     def drive(self, engine: Engine, rng: random.Random, *, crash_after: int | None = None, abort_at: int = -1) -> None:
         """Carry out what the engine wants until it is over.  Raises Crash after `crash_after` steps, at any point."""
         known: dict[tuple[str, int], NodeState] = {}
+        items: dict[tuple[str, int, int], NodeState] = {}
         for turn in range(100_000):
             self.now += 0.01
             if turn == abort_at and self.abort_cause is None:
@@ -216,6 +241,16 @@ class World:
             for command in permitted:
                 if dying and rng.random() < 0.2:
                     raise Crash
+                if isinstance(command, StartItem):
+                    if command.node.live and not command.node.abort_sent:
+                        one = (command.node.unique_id, command.index, command.attempt)
+                        items[one] = command.node
+                        self.running_items.add(one)
+                    continue
+                if isinstance(command, AbortItem):
+                    self.running_items.discard((command.node.unique_id, command.index, command.attempt))
+                    engine.item_aborted(command.node, command.index, command.attempt, self.now)
+                    continue
                 key = (command.node.unique_id, command.attempt)
                 if isinstance(command, Start):
                     if command.node.attempts == command.attempt and command.node.live and not command.node.abort_sent:
@@ -225,6 +260,7 @@ class World:
                             self.running.add(key)
                 elif isinstance(command, Abort):
                     self.running.discard(key)
+                    self.running_items = {one for one in self.running_items if one[0] != command.node.unique_id}
                     engine.aborted(command.node, command.attempt, self.now)
                 elif isinstance(command, Finalize):
                     assert key not in self.running, f"{key} was finalized while it ran"
@@ -235,20 +271,32 @@ class World:
             if engine.terminal and not step.transitions and not step.permitted and not step.free:
                 return
             if not step.transitions and not step.free and not step.permitted:
-                self._progress(engine, rng, known)
+                self._progress(engine, rng, known, items)
         raise AssertionError(f"it does not end: {engine.phase}, running {self.running}")
 
     def _free(self, engine: Engine, node: NodeState, preparing: bool) -> None:
         if not preparing:
             engine.collected(node, self.now)
+        elif node.spec.kind is NodeKind.ARRAY:
+            plan = random.Random(f"{self.seed}/{node.unique_id}/plan")
+            ratio = plan.choice([None, 0.5, 0.0, 1.0])
+            engine.prepared(node, self.now, plan=ItemPlan(plan.randint(0, 6), plan.randint(0, 3), None, ratio))
         elif node.spec.kind is NodeKind.BRANCH:
             choice = random.Random(f"{self.seed}/{node.unique_id}/branch").randrange(len(node.spec.choices))
             engine.prepared(node, self.now, choice=choice)
         else:
             engine.prepared(node, self.now)
 
-    def _progress(self, engine: Engine, rng: random.Random, known: dict[tuple[str, int], NodeState]) -> None:
+    def _progress(
+        self,
+        engine: Engine,
+        rng: random.Random,
+        known: dict[tuple[str, int], NodeState],
+        items: dict[tuple[str, int, int], NodeState],
+    ) -> None:
         """Something that runs ends, or time passes until a deadline."""
+        if items and rng.random() < 0.7 and self._item_ends(engine, rng, items):
+            return
         ended = [key for key in sorted(known) if known[key].attempts == key[1] and known[key].phase not in TERMINAL]
         rng.shuffle(ended)
         for key in ended:
@@ -262,7 +310,29 @@ class World:
             else:
                 engine.succeeded(node, key[1], self.now)
             return
+        if self._item_ends(engine, rng, items):
+            return
         deadline = engine.next_deadline()
         assert deadline is not None, f"nothing happens any more: {engine.phase}"
         self.now = max(self.now, deadline)
         engine.tick(self.now)
+
+    def _item_ends(self, engine: Engine, rng: random.Random, items: dict[tuple[str, int, int], NodeState]) -> bool:
+        for key in rng.sample(sorted(items), len(items)):
+            node = items[key]
+            unique_id, index, attempt = key
+            current = node.items is not None and node.items.current(index, attempt)
+            if node.phase in TERMINAL or not current:
+                items.pop(key)
+                continue
+            outcome = self.outcome(f"{unique_id}[{index}]", attempt)
+            if outcome == "hang" and node.spec.item_timeout:
+                continue
+            items.pop(key)
+            self.running_items.discard(key)
+            if isinstance(outcome, Failure):
+                engine.item_failed(node, index, attempt, outcome, self.now)
+            else:
+                engine.item_succeeded(node, index, attempt, self.now)
+            return True
+        return False

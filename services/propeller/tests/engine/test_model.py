@@ -10,7 +10,7 @@ from graphs import Crash, Record, Shape, World, random_closure
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aerodrome.propeller.engine.phases import TERMINAL, NodePhase, WorkflowPhase
+from aerodrome.propeller.engine.phases import TERMINAL, NodePhase, TaskPhase, WorkflowPhase
 
 _ORDER = {
     NodePhase.QUEUED: 0,
@@ -24,6 +24,9 @@ def check(record: Record, world: World) -> None:
     """What must hold of every history."""
     assert record.phase in (WorkflowPhase.SUCCEEDED, WorkflowPhase.FAILED, WorkflowPhase.ABORTED)
     assert not world.running, "something still runs after the end"
+    assert not world.running_items, "an item still runs after the end"
+    for seen in record.item_phases.values():
+        assert sum(phase in (TaskPhase.SUCCEEDED, TaskPhase.FAILED) for phase in seen) <= 1
     for phases in record.node_phases.values():
         ranks = [_ORDER[phase] for phase in phases]
         assert ranks == sorted(set(ranks)), f"{phases} go back or repeat"

@@ -25,6 +25,7 @@ from aerodrome.propeller.engine.graph import END, START, BadSpecification, Closu
 from aerodrome.propeller.engine.phases import WorkflowPhase
 from aerodrome.propeller.engine.state import (
     Abort,
+    Finalize,
     FreeCommand,
     PermittedCommand,
     Prepare,
@@ -270,8 +271,10 @@ class Execution:
                 await handler.start(run, node, attempt)
         elif isinstance(command, Abort):
             self.post(await handler.abort(run, node, attempt, command.reason))
-        else:
+        elif isinstance(command, Finalize):
             await handler.finalize(run, node, attempt)
+        else:
+            raise AssertionError(f"{node.spec.kind.value} nodes have no items on this data plane")
 
     async def _append(self, engine: Engine, transitions: list[Transition]) -> None:
         assert self._transcript is not None

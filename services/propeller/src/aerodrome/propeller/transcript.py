@@ -20,6 +20,7 @@ from aerodrome.plugins.api import ErrorKind, Failure, PhaseInfo
 from aerodrome.propeller.engine.graph import NodeKind
 from aerodrome.propeller.engine.phases import NodePhase, TaskPhase, WorkflowPhase
 from aerodrome.propeller.engine.state import (
+    ItemTransition,
     NodeState,
     NodeTransition,
     SavedNode,
@@ -85,6 +86,8 @@ class Transcript:
                 written.append(journal_pb2.Transition(node=self._node(transition, reported)))
             elif isinstance(transition, TaskTransition):
                 written.append(journal_pb2.Transition(task=self._task(transition, reported)))
+            elif isinstance(transition, ItemTransition):
+                written.append(journal_pb2.Transition(items=_item(transition)))
             else:
                 written.append(journal_pb2.Transition(workflow=self._workflow(transition)))
         return written
@@ -190,6 +193,18 @@ class Transcript:
         return journal_pb2.TaskChange(
             node_id=node.unique_id, attempt=transition.attempt, event=event.SerializeToString()
         )
+
+
+def _item(transition: ItemTransition) -> journal_pb2.ItemsChange:
+    known = journal_pb2.ItemRange(
+        first=transition.index,
+        last=transition.index,
+        attempt=transition.attempt,
+        system_failures=transition.system_failures,
+        phase=transition.phase,
+        error=error_of(transition.failure).SerializeToString() if transition.failure is not None else b"",
+    )
+    return journal_pb2.ItemsChange(node_id=transition.node.unique_id, ranges=[known])
 
 
 def _add_info(event: event_pb2.TaskExecutionEvent, info: PhaseInfo) -> None:

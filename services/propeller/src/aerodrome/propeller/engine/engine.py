@@ -17,12 +17,15 @@ from typing import Any
 from aerodrome.plugins.api import ErrorKind, Failure
 from aerodrome.propeller.engine.budget import Limits, Retry, decide
 from aerodrome.propeller.engine.graph import BadSpecification, Closure, Graph, NodeKind
+from aerodrome.propeller.engine.items import ItemPlan, Items
 from aerodrome.propeller.engine.phases import GOOD, LIVE, TERMINAL, NodePhase, TaskPhase, WorkflowPhase
 from aerodrome.propeller.engine.state import (
     Abort,
+    AbortItem,
     After,
     Collect,
     Finalize,
+    ItemTransition,
     NodeState,
     NodeTransition,
     Prepare,
@@ -31,6 +34,7 @@ from aerodrome.propeller.engine.state import (
     Scope,
     ScopeStatus,
     Start,
+    StartItem,
     Step,
     TaskTransition,
     WorkflowTransition,
@@ -62,6 +66,7 @@ class Engine:
         self._ready: deque[NodeState] = deque()
         self._settled: deque[NodeState] = deque()
         self._timers: list[tuple[float, int, NodeState, int, bool]] = []
+        self._item_timers: list[tuple[float, int, NodeState, int, int]] = []
         self._timer_count = 0
         self._step = Step()
 
@@ -76,17 +81,25 @@ class Engine:
         """Everything that follows from the observations since the last call."""
         step, self._step = self._step, Step()
         if any(isinstance(command, Abort) for command in step.permitted):
-            step.permitted = [c for c in step.permitted if not (isinstance(c, Start) and c.node.abort_sent)]
+            step.permitted = [c for c in step.permitted if not (isinstance(c, Start | StartItem) and c.node.abort_sent)]
         return step
 
     def next_deadline(self) -> float | None:
         """When `tick` has something to do, in seconds since 1970."""
+        deadlines = []
         while self._timers:
             at, _, node, attempt, active = self._timers[0]
             if node.phase in LIVE and not node.abort_sent and (active or node.attempts == attempt):
-                return at
+                deadlines.append(at)
+                break
             heapq.heappop(self._timers)
-        return None
+        while self._item_timers:
+            at, _, node, index, attempt = self._item_timers[0]
+            if self._item(node, index, attempt) is not None:
+                deadlines.append(at)
+                break
+            heapq.heappop(self._item_timers)
+        return min(deadlines, default=None)
 
     # Beginning and going on
 
@@ -151,6 +164,9 @@ class Engine:
                 if node is None or known is None:
                     continue
                 _remember(node, known)
+                if node.phase in LIVE and known.plan is not None:
+                    node.items = Items(known.plan)
+                    node.items.restore(known.items)
                 if node.phase in LIVE and (node.spec.kind in NESTING or node.phase is NodePhase.DYNAMIC_RUNNING):
                     dynamic = expansions.get(node.unique_id)
                     node.inner = Scope(dynamic if dynamic is not None else self._inner_graph(node), node)
@@ -206,13 +222,19 @@ class Engine:
             return
         if node.phase is NodePhase.QUEUED:
             self._move(node, NodePhase.RUNNING, now)
-        if node.inner is None:
+        if node.items is not None:
+            for index in node.items.live():
+                self._start_item(node, index, now)
+            self._next_items(node, now)
+        elif node.inner is None:
             self._step.permitted.append(Start(node, node.attempts))
 
     # Observations
 
-    def prepared(self, node: NodeState, now: float, *, choice: int = -1, detail: Any = None) -> None:
-        """The inputs of a node are written; `choice` is the arm that a branch takes."""
+    def prepared(
+        self, node: NodeState, now: float, *, choice: int = -1, plan: ItemPlan | None = None, detail: Any = None
+    ) -> None:
+        """The inputs of a node are written; `choice` is the arm that a branch takes, `plan` how an array runs."""
         if not node.preparing:
             return
         node.preparing = False
@@ -225,6 +247,11 @@ class Engine:
             self._succeed(node, now)
         elif kind in NESTING:
             self._nest(node, now)
+        elif plan is not None:
+            self._move(node, NodePhase.RUNNING, now)
+            self._arm(node)
+            node.items = Items(plan)
+            self._next_items(node, now)
         else:
             if kind is NodeKind.TASK:
                 node.task_phase = TaskPhase.QUEUED
@@ -293,6 +320,77 @@ class Engine:
         self._after_failure(node, failure, now)
         self._settle(now)
 
+    def item_phase(
+        self, node: NodeState, index: int, attempt: int, phase: TaskPhase, now: float, info: Any = None
+    ) -> None:
+        """The plugin reports a phase of an item's attempt that does not end it."""
+        if self._item(node, index, attempt) is None or node.items is None or node.items.phases[index] == phase:
+            return
+        node.items.phases[index] = phase
+        self._step.transitions.append(ItemTransition(node, index, phase, now, info))
+
+    def item_succeeded(self, node: NodeState, index: int, attempt: int, now: float, info: Any = None) -> None:
+        """The item's attempt is done and its outputs are in place."""
+        items = self._item(node, index, attempt)
+        if items is None:
+            return
+        items.succeed(index)
+        self._step.transitions.append(ItemTransition(node, index, TaskPhase.SUCCEEDED, now, info))
+        self._next_items(node, now)
+        self._settle(now)
+
+    def item_failed(
+        self, node: NodeState, index: int, attempt: int, failure: Failure, now: float, info: Any = None
+    ) -> None:
+        """The item's attempt failed; whether another follows is its own budgets' decision."""
+        items = self._item(node, index, attempt)
+        if items is None:
+            return
+        failed = ItemTransition(node, index, TaskPhase.FAILED, now, info, failure)
+        again = items.fail(index, failure, max_attempts=node.spec.item_attempts, limits=self.limits)
+        if again:
+            self._step.transitions.append(ItemTransition(node, index, TaskPhase.QUEUED, now))
+            self._start_item(node, index, now)
+        else:
+            self._step.transitions.append(failed)
+            self._next_items(node, now)
+        self._settle(now)
+
+    def item_aborted(self, node: NodeState, index: int, attempt: int, now: float) -> None:
+        """Nothing is left of an item's attempt whose time was up."""
+        seconds = node.spec.item_timeout or self.limits.default_execution_deadline
+        message = f"attempt {attempt} of item {index} took longer than {seconds:g} s"
+        self.item_failed(node, index, attempt, Failure("TimeoutExpired", message, ErrorKind.USER, retryable=True), now)
+
+    def _item(self, node: NodeState, index: int, attempt: int) -> Items | None:
+        """The items of a node, if this attempt of this item may still report."""
+        items = node.items
+        if items is None or node.phase is not NodePhase.RUNNING or node.after is not After.NOTHING:
+            return None
+        return items if items.current(index, attempt) else None
+
+    def _next_items(self, node: NodeState, now: float) -> None:
+        """Begin the items for which there is room, or conclude the node."""
+        items = node.items
+        assert items is not None
+        for index in items.begin():
+            self._step.transitions.append(ItemTransition(node, index, TaskPhase.QUEUED, now))
+            self._start_item(node, index, now)
+        if items.hopeless:
+            node.failure = items.failure(node.spec.id)
+            self._abort_node(node, After.FAIL, "too many of its items failed")
+        elif items.done:
+            self._step.free.append(Collect(node))
+
+    def _start_item(self, node: NodeState, index: int, now: float) -> None:
+        assert node.items is not None
+        attempt = node.items.attempts[index]
+        timeout = node.spec.item_timeout or self.limits.default_execution_deadline
+        if timeout:
+            self._timer_count += 1
+            heapq.heappush(self._item_timers, (now + timeout, self._timer_count, node, index, attempt))
+        self._step.permitted.append(StartItem(node, index, attempt))
+
     def collected(self, node: NodeState, now: float, detail: Any = None) -> None:
         """The outputs of the inner scope are the node's own now."""
         if node.phase not in (NodePhase.RUNNING, NodePhase.DYNAMIC_RUNNING) or node.after is not After.NOTHING:
@@ -322,6 +420,10 @@ class Engine:
 
     def tick(self, now: float) -> None:
         """Deadlines up to `now` have passed."""
+        while self._item_timers and self._item_timers[0][0] <= now:
+            _, _, node, index, attempt = heapq.heappop(self._item_timers)
+            if self._item(node, index, attempt) is not None:
+                self._step.permitted.append(AbortItem(node, index, attempt, "its time is up"))
         while self._timers and self._timers[0][0] <= now:
             _, _, node, attempt, active = heapq.heappop(self._timers)
             if node.phase not in LIVE or node.after is not After.NOTHING or (not active and node.attempts != attempt):
@@ -447,7 +549,7 @@ class Engine:
                 scope.draining += 1
                 if node.after is After.NOTHING:
                     self._abort_node(node, After.ABORTED, reason)
-                elif node.after is After.RETRY_OR_FAIL:
+                elif node.after in (After.RETRY_OR_FAIL, After.FAIL):
                     node.after = After.ABORTED
             elif node.preparing:
                 node.preparing = False
@@ -614,7 +716,8 @@ class Engine:
             self._step.transitions.append(TaskTransition(node, phase, 0, now, info, failure))
 
     def _after_failure(self, node: NodeState, failure: Failure, now: float) -> None:
-        if node.spec.kind in NESTING:
+        if node.spec.kind in NESTING or node.items is not None:
+            # Their retries are those of what is inside them.
             self._fail(node, failure, now)
             return
         verdict = decide(
@@ -633,6 +736,7 @@ class Engine:
         node.system_failures += verdict.spends_system
         node.attempts += 1
         node.inner = None
+        node.items = None
         node.failure = None
         node.attempt_at = now
         node.phase = NodePhase.RUNNING
@@ -660,6 +764,10 @@ class Engine:
         after, node.after = node.after, After.NOTHING
         if node.inner is not None:
             node.inner.status = ScopeStatus.DONE
+        if after is After.FAIL:
+            assert node.failure is not None
+            self._fail(node, node.failure, now)
+            return
         if after is After.RETRY_OR_FAIL:
             failure = node.failure
             assert failure is not None

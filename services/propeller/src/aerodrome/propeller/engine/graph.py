@@ -64,6 +64,10 @@ class NodeSpec:
     otherwise: errors_pb2.ContainerError | None = None
     counted: bool = False
     has_outputs: bool = True
+    item_attempts: int = 1
+    """Of an array: the user budget of each item."""
+    item_timeout: float = 0.0
+    """Of an array: seconds that an attempt of an item may take; 0 is no limit."""
     awaits: tuple[str, ...] = ()
     """Of a branch's arm: nodes outside the branch whose outputs it reads; the branch itself does not wait for them."""
 
@@ -185,6 +189,11 @@ class Closure:
         )
         if kind is NodeKind.BRANCH:
             self._add_arms(spec, workflow)
+        elif kind is NodeKind.ARRAY:
+            inner = node.array_node.node.metadata
+            item_retries = inner.retries.retries or (task.metadata.retries.retries if task is not None else 0)
+            spec.item_attempts = item_retries + 1 if item_retries > 0 else self._default_max_attempts
+            spec.item_timeout = inner.timeout.seconds + inner.timeout.nanos / 1e9
         return spec
 
     def _add_arms(self, spec: NodeSpec, workflow: compiler_pb2.CompiledWorkflow) -> None:

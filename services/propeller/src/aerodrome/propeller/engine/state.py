@@ -10,6 +10,7 @@ from typing import Any
 from aerodrome.plugins.api import Failure
 from aerodrome.plugins.names import unique_node_id
 from aerodrome.propeller.engine.graph import Graph, NodeKind, NodeSpec
+from aerodrome.propeller.engine.items import ItemPlan, Items, SavedItem
 from aerodrome.propeller.engine.phases import LIVE, NodePhase, TaskPhase, WorkflowPhase
 
 
@@ -27,6 +28,7 @@ class After(Enum):
 
     NOTHING = "nothing"
     RETRY_OR_FAIL = "retry or fail"
+    FAIL = "fail"
     TIMED_OUT = "timed out"
     ABORTED = "aborted"
 
@@ -44,6 +46,7 @@ class NodeState:
         "failure",
         "holds_slot",
         "inner",
+        "items",
         "memo",
         "number",
         "pending",
@@ -77,6 +80,8 @@ class NodeState:
         self.attempt_at = 0.0
         self.choice = -1
         self.inner: Scope | None = None
+        self.items: Items | None = None
+        """Of an array node, once it runs."""
         self.failure: Failure | None = None
         self.after = After.NOTHING
         self.abort_sent = False
@@ -202,6 +207,28 @@ class TaskTransition:
         return f"T {self.node.unique_id}/{self.attempt} {self.phase.name}"
 
 
+class ItemTransition:
+    """An item of an array node changed its phase."""
+
+    __slots__ = ("at", "attempt", "failure", "index", "info", "node", "phase", "system_failures")
+
+    def __init__(
+        self, node: NodeState, index: int, phase: TaskPhase, at: float, info: Any = None, failure: Failure | None = None
+    ) -> None:
+        assert node.items is not None
+        self.node = node
+        self.index = index
+        self.attempt = node.items.attempts[index]
+        self.system_failures = node.items.systems[index]
+        self.phase = phase
+        self.at = at
+        self.info = info
+        self.failure = failure
+
+    def __repr__(self) -> str:
+        return f"I {self.node.unique_id}[{self.index}]/{self.attempt} {self.phase.name}"
+
+
 class WorkflowTransition:
     """The execution changed its phase."""
 
@@ -216,7 +243,7 @@ class WorkflowTransition:
         return f"W {self.phase.name}"
 
 
-Transition = NodeTransition | TaskTransition | WorkflowTransition
+Transition = NodeTransition | TaskTransition | ItemTransition | WorkflowTransition
 
 
 class Prepare:
@@ -247,6 +274,29 @@ class Start:
         self.attempt = attempt
 
 
+class StartItem:
+    """Start (or find again) an attempt of one item.  Only after the transitions of the same step are durable."""
+
+    __slots__ = ("attempt", "index", "node")
+
+    def __init__(self, node: NodeState, index: int, attempt: int) -> None:
+        self.node = node
+        self.index = index
+        self.attempt = attempt
+
+
+class AbortItem:
+    """End an item's attempt whose time is up; `Engine.item_aborted` when nothing of it is left."""
+
+    __slots__ = ("attempt", "index", "node", "reason")
+
+    def __init__(self, node: NodeState, index: int, attempt: int, reason: str) -> None:
+        self.node = node
+        self.index = index
+        self.attempt = attempt
+        self.reason = reason
+
+
 class Abort:
     """End the attempt; `Engine.aborted` when nothing of it is left.  Only after the transitions are durable."""
 
@@ -269,7 +319,7 @@ class Finalize:
 
 
 FreeCommand = Prepare | Collect
-PermittedCommand = Start | Abort | Finalize
+PermittedCommand = Start | StartItem | Abort | AbortItem | Finalize
 
 
 @dataclass(slots=True)
@@ -294,6 +344,8 @@ class SavedNode:
     task_phase: TaskPhase = TaskPhase.UNDEFINED
     task_version: int = 0
     failure: Failure | None = None
+    plan: ItemPlan | None = None
+    items: tuple[SavedItem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,172 @@
+"""The items of an array node (a map task): who runs, who waits, and what the whole comes to.  Pure.
+
+Each item has attempts and budgets of its own.  An item is a number; what is known of all of them lies in flat arrays,
+so that a map of a hundred thousand costs a few bytes an item.  Source: spec/data-plane.md, 3.7.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from aerodrome.plugins.api import ErrorKind, Failure
+from aerodrome.propeller.engine.budget import Limits, Retry, decide
+from aerodrome.propeller.engine.phases import TaskPhase
+
+_OVER = frozenset({TaskPhase.SUCCEEDED, TaskPhase.FAILED, TaskPhase.ABORTED})
+_MESSAGES = 10
+"""How many failed items the error of the whole names."""
+
+
+@dataclass(frozen=True, slots=True)
+class ItemPlan:
+    """How an array node is to be run."""
+
+    size: int
+    concurrency: int = 0
+    """Items that may run at once; 0 is all of them."""
+    min_successes: int | None = None
+    min_success_ratio: float | None = None
+
+    def needed(self) -> int:
+        """How many items must succeed."""
+        if self.min_successes is not None:
+            return min(self.min_successes, self.size)
+        if self.min_success_ratio is not None:
+            return math.ceil(self.min_success_ratio * self.size)
+        return self.size
+
+
+@dataclass(frozen=True, slots=True)
+class SavedItem:
+    """An item as its last durable transition left it."""
+
+    index: int
+    phase: TaskPhase
+    attempt: int = 0
+    system_failures: int = 0
+
+
+class Items:
+    """The state of all items of one node."""
+
+    __slots__ = (
+        "attempts",
+        "failed",
+        "failures",
+        "needed",
+        "phases",
+        "plan",
+        "running",
+        "succeeded",
+        "systems",
+        "waiting",
+    )
+
+    def __init__(self, plan: ItemPlan) -> None:
+        self.plan = plan
+        self.needed = plan.needed()
+        self.phases = bytearray(plan.size)
+        self.attempts = array("I", bytes(4 * plan.size))
+        self.systems = array("I", bytes(4 * plan.size))
+        self.waiting = list(range(plan.size))
+        """A heap: the lowest index begins first."""
+        self.running = 0
+        self.succeeded = 0
+        self.failed = 0
+        self.failures: list[tuple[int, Failure]] = []
+
+    def restore(self, saved: Iterable[SavedItem]) -> list[int]:
+        """Put what is known into a fresh state; the items whose attempt is under way, in order."""
+        live = []
+        known = set()
+        for item in saved:
+            known.add(item.index)
+            self.phases[item.index] = item.phase
+            self.attempts[item.index] = item.attempt
+            self.systems[item.index] = item.system_failures
+            if item.phase is TaskPhase.SUCCEEDED:
+                self.succeeded += 1
+            elif item.phase in _OVER:
+                self.failed += 1
+            else:
+                self.running += 1
+                live.append(item.index)
+        self.waiting = [index for index in self.waiting if index not in known]
+        return sorted(live)
+
+    def begin(self) -> Iterator[int]:
+        """The items that begin now; they count as running from here on."""
+        most = self.plan.concurrency or self.plan.size
+        while self.waiting and self.running < most and not self.hopeless:
+            index = heapq.heappop(self.waiting)
+            self.phases[index] = TaskPhase.QUEUED
+            self.running += 1
+            yield index
+
+    def current(self, index: int, attempt: int) -> bool:
+        """Whether this attempt of this item is the one under way."""
+        return (
+            0 <= index < self.plan.size
+            and self.attempts[index] == attempt
+            and self.phases[index] != TaskPhase.UNDEFINED
+            and TaskPhase(self.phases[index]) not in _OVER
+        )
+
+    def succeed(self, index: int) -> None:
+        """The item's outputs are in place."""
+        self.phases[index] = TaskPhase.SUCCEEDED
+        self.succeeded += 1
+        self.running -= 1
+
+    def fail(self, index: int, failure: Failure, *, max_attempts: int, limits: Limits) -> bool:
+        """The item's attempt failed; whether another follows (and counts as running already)."""
+        verdict = decide(
+            failure,
+            attempts=self.attempts[index],
+            system_failures=self.systems[index],
+            max_attempts=max_attempts,
+            limits=limits,
+        )
+        if isinstance(verdict, Retry):
+            self.systems[index] += verdict.spends_system
+            self.attempts[index] += 1
+            self.phases[index] = TaskPhase.QUEUED
+            return True
+        self.phases[index] = TaskPhase.FAILED
+        self.failed += 1
+        self.running -= 1
+        if len(self.failures) < _MESSAGES:
+            self.failures.append((index, verdict.failure))
+        return False
+
+    @property
+    def hopeless(self) -> bool:
+        """Too many have failed for the whole to succeed."""
+        return self.plan.size - self.failed < self.needed
+
+    @property
+    def done(self) -> bool:
+        """Every item is over, and enough succeeded."""
+        return not self.running and not self.waiting and self.succeeded >= self.needed
+
+    def live(self) -> Iterator[int]:
+        """The items whose attempt is under way."""
+        return (
+            index
+            for index, phase in enumerate(self.phases)
+            if phase != TaskPhase.UNDEFINED and TaskPhase(phase) not in _OVER
+        )
+
+    def failure(self, node_id: str) -> Failure:
+        """What the node fails with once it is hopeless."""
+        lines = [f"[{index}]: {failure.code}: {failure.message}" for index, failure in self.failures]
+        more = self.failed - len(lines)
+        if more > 0:
+            lines.append(f"… and {more} more")
+        kind = self.failures[0][1].kind if self.failures else ErrorKind.UNKNOWN
+        message = f"{self.failed} of {self.plan.size} items of {node_id} failed, and {self.needed} have to succeed"
+        return Failure("ArrayNodeFailed", "\n".join([message, *lines]), kind, retryable=False)
