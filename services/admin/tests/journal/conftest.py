@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import grpc
 import pytest
 from flyteidl.admin.event_pb2 import (
     NodeExecutionEventRequest,
@@ -301,13 +302,31 @@ class Stream:
 
     def __init__(self, call: Any) -> None:
         self.call = call
+        self._items: asyncio.Queue[Any] = asyncio.Queue()
+        self._reader = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        try:
+            async for response in self.call:
+                item = response.WhichOneof("item")
+                await self._items.put(getattr(response, item))
+        except grpc.aio.AioRpcError as error:
+            await self._items.put(error)
 
     async def next(self) -> Any:
-        """The next assignment or control."""
+        """The next assignment or control; raises the call's error where it ends."""
         async with asyncio.timeout(PATIENCE):
-            response = await self.call.read()
-        item = response.WhichOneof("item")
-        return getattr(response, item)
+            item = await self._items.get()
+        if isinstance(item, grpc.aio.AioRpcError):
+            raise item
+        return item
+
+    async def nothing_comes(self) -> None:
+        """For a moment, in which the stream looks again, nothing arrives."""
+        waiting = asyncio.create_task(self._items.get())
+        done, _ = await asyncio.wait([waiting], timeout=0.2)
+        waiting.cancel()
+        assert not done, waiting.result()
 
     async def assignment(self) -> Assignment:
         """The next item, which is an assignment."""
@@ -323,6 +342,7 @@ class Stream:
 
     def cancel(self) -> None:
         self.call.cancel()
+        self._reader.cancel()
 
 
 async def open_session(stub: Any, cluster: str = "local") -> int:

@@ -20,9 +20,9 @@ class JournalConfig(Section):
     """Most executions that are handed out in one transaction."""
     writers: int = Field(default=2, ge=1, le=32)
     """How many transactions write the journal at the same time; each execution belongs to one writer."""
-    group_transitions: int = Field(default=2000, ge=1)
+    group_transitions: int = Field(default=1000, ge=1)
     """Most transitions that one transaction takes, unless a single append has more."""
-    append_transitions: int = Field(default=20_000, ge=1)
+    append_transitions: int = Field(default=2000, ge=1)
     """Most transitions of one execution in one append."""
     max_items: int = Field(default=1_000_000, ge=1)
     """Most items of one map."""

@@ -102,10 +102,13 @@ class ItemsReport:
 Report = WorkflowReport | NodeReport | TaskReport | ItemsReport
 
 
-def decode(transitions: Iterable[Transition], *, max_items: int) -> list[Report]:
-    """The reports in `transitions`.  Raises InvalidArgument that says which one cannot be understood, and why."""
+def decode(transitions: Iterable[Transition], *, max_items: int, first_position: int = 0) -> list[Report]:
+    """The reports in `transitions`, the first of which is number `first_position` of its append.
+
+    Raises InvalidArgument that says which one cannot be understood, and why.
+    """
     reports: list[Report] = []
-    for position, transition in enumerate(transitions):
+    for position, transition in enumerate(transitions, first_position):
         try:
             reports.append(_decode(transition, max_items))
         except InvalidArgument as error:

@@ -76,7 +76,7 @@ log = get_logger(__name__)
 _TRANSIENT = (Unavailable, DeadlineExceeded, Conflict)
 """Errors of the database that say nothing about the operations."""
 _MOST_IDENTITIES = 50_000
-_DECODE_AT_ONCE = 1000
+_DECODE_AT_ONCE = 400
 """How many transitions are decoded before others get a turn."""
 
 
@@ -90,6 +90,7 @@ class JournalWriter:
         self._clock = clock
         self._config = config
         self._settings = settings
+        self._decoded = 0
         self._tell: list[Callable[[Told], None]] = []
         self._places: OrderedDict[int, ExecutionPlace] = OrderedDict()
         self._ids: OrderedDict[tuple[str, str, str], int] = OrderedDict()
@@ -150,14 +151,9 @@ class JournalWriter:
         """
         results: list[ExecutionAppendResult | None] = [None] * len(request.executions)
         waiting: list[tuple[int, asyncio.Future[Outcome]]] = []
-        decoded = 0
         for position, execution in enumerate(request.executions):
-            decoded += len(execution.transitions)
-            if decoded > _DECODE_AT_ONCE:
-                decoded = 0
-                await asyncio.sleep(0)
             try:
-                reports = self._decode(execution)
+                reports = await self._decode(execution)
                 for report in reports:
                     if _carries_data(report):
                         await self._offload(execution.execution_id, report)
@@ -184,14 +180,23 @@ class JournalWriter:
                 results[position] = _invalid(request.executions[position].execution_id, outcome.message)
         return AppendResponse(executions=[result for result in results if result is not None])
 
-    def _decode(self, execution: ExecutionAppend) -> list[Report]:
-        count = len(execution.transitions)
+    async def _decode(self, execution: ExecutionAppend) -> list[Report]:
+        transitions = execution.transitions
+        count = len(transitions)
         if count > self._settings.append_transitions:
             raise InvalidArgument(
                 f"an append of one execution has {count} transitions; send at most "
                 f"{self._settings.append_transitions} at a time"
             )
-        return decode(execution.transitions, max_items=self._settings.max_items)
+        reports: list[Report] = []
+        for first in range(0, count, _DECODE_AT_ONCE):
+            self._decoded += min(count - first, _DECODE_AT_ONCE)
+            if self._decoded >= _DECODE_AT_ONCE:
+                self._decoded = 0
+                await asyncio.sleep(0)
+            part = transitions[first : first + _DECODE_AT_ONCE]
+            reports += decode(part, max_items=self._settings.max_items, first_position=first)
+        return reports
 
     # --- what an outside engine reports
 

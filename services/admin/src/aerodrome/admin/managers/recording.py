@@ -7,6 +7,7 @@ groups; what it remembers is checked when it writes.  Source: design.md section 
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -56,6 +57,8 @@ from aerodrome.stdlib.clock import Clock
 from aerodrome.stdlib.errors import AerodromeError, AlreadyExists, Conflict, NotFound
 from aerodrome.stdlib.postgres.database import Connection, Database
 
+_FOLD_AT_ONCE = 200
+"""How many transitions are folded before others get a turn."""
 TERMINAL_TOPIC = "executions.terminal"
 """Outbox topic of executions that ended: key is the execution id, payload a WorkflowExecutionEventRequest."""
 
@@ -232,7 +235,7 @@ class Recorder:
         if group.has_to_read(execution_ids, operations):
             async with self._database.connection() as connection:
                 await group.read(connection, execution_ids, operations)
-        outcomes = group.apply(operations)
+        outcomes = await group.apply(operations)
         if group.has_more_to_write:
             async with self._database.transaction() as connection:
                 await group.write(connection)
@@ -247,7 +250,7 @@ class Recorder:
         async with self._database.transaction() as connection:
             await JournalRepository(connection).lock(execution_ids)
             await group.read(connection, execution_ids, operations)
-            outcomes = group.apply(operations)
+            outcomes = await group.apply(operations)
             await group.write(connection)
         return outcomes
 
@@ -293,6 +296,7 @@ class _Group:
 
     def __init__(self, now: datetime) -> None:
         self._now = now
+        self._folded = 0
         self.told = Told()
         self.executions: dict[int, _Working] = {}
 
@@ -406,16 +410,20 @@ class _Group:
             for signal in working.signals:
                 await journal.set_signal(execution_id, signal.signal_id, signal.value)
 
-    def apply(self, operations: Sequence[Operation]) -> list[Outcome]:
+    async def apply(self, operations: Sequence[Operation]) -> list[Outcome]:
         """Fold the operations, in order."""
-        return [self._apply(operation) for operation in operations]
+        outcomes: list[Outcome] = []
+        for operation in operations:
+            if isinstance(operation, Append):
+                outcomes.append(await self._append(self.executions.get(operation.execution_id), operation))
+            else:
+                outcomes.append(self._apply(operation))
+        return outcomes
 
     # --- folding
 
-    def _apply(self, operation: Operation) -> Outcome:
+    def _apply(self, operation: Event | Abort | ForceAbort | SetSignal) -> Outcome:
         working = self.executions.get(operation.execution_id)
-        if isinstance(operation, Append):
-            return self._append(working, operation)
         if working is None:
             return Gone("entry not found")
         try:
@@ -429,7 +437,7 @@ class _Group:
         except AerodromeError as error:  # raised before anything was changed
             return error
 
-    def _append(self, working: _Working | None, append: Append) -> ExecutionAppendResult:
+    async def _append(self, working: _Working | None, append: Append) -> ExecutionAppendResult:
         if working is None:
             return ExecutionAppendResult(
                 execution_id=append.execution_id,
@@ -444,6 +452,9 @@ class _Group:
         results: list[TransitionResult] = []
         before = lease.last_sequence
         for report in append.reports:
+            self._folded += 1
+            if self._folded % _FOLD_AT_ONCE == 0:
+                await asyncio.sleep(0)
             verdict = self._fold(working, report, Writer.LEASE)
             if verdict is ACCEPTED:
                 statuses.append(_TRANSITION_ACCEPTED)
