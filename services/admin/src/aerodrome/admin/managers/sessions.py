@@ -39,11 +39,19 @@ class SessionManager:
         self._closed.append(listener)
 
     async def open(self, cluster: str, holder: str) -> int:
-        """A new session for a process of `cluster`; returns its id."""
+        """A new session for a process of `cluster`; returns its id.
+
+        A named holder is one process at a time, so its earlier sessions end: after a crash nobody waits for their term.
+        """
         if not cluster:
             raise missing("cluster")
         check_text("cluster", cluster)
         check_text("holder", holder, max_chars=1024, max_bytes=4096)
+        if holder:
+            async with self._database.connection() as connection:
+                earlier = await LeaseRepository(connection).list_sessions_of(cluster, holder)
+            for session_id in earlier:
+                await self.close(session_id)
         async with self._database.transaction() as connection:
             session_id = await LeaseRepository(connection).open_session(cluster, holder, self.term)
         log.info("session opened", session_id=session_id, cluster=cluster, holder=holder)

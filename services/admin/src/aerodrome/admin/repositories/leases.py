@@ -37,6 +37,11 @@ class LeaseRepository:
         cluster: str | None = await self._connection.fetchval(_QUERIES.find_session, session_id)
         return cluster
 
+    async def list_sessions_of(self, cluster: str, holder: str) -> list[int]:
+        """The sessions of one holder that nobody has closed."""
+        rows = await self._connection.fetch(_QUERIES.list_sessions_of, cluster, holder)
+        return [row["session_id"] for row in rows]
+
     async def close_session(self, session_id: int) -> str | None:
         """Close a session and free its leases; returns its cluster, or None if it is closed or unknown."""
         cluster: str | None = await self._connection.fetchval(_QUERIES.close_session, session_id)

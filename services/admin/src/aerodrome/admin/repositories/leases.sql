@@ -14,6 +14,12 @@ SELECT cluster
 FROM sessions
 WHERE session_id = $1 AND closed_at IS NULL AND expires_at > now();
 
+-- name: list_sessions_of
+SELECT session_id
+FROM sessions
+WHERE cluster = $1 AND holder = $2 AND closed_at IS NULL
+ORDER BY session_id;
+
 -- name: close_session
 UPDATE sessions
 SET closed_at = now()

@@ -91,7 +91,9 @@ class OpenSessionRequest(_message.Message):
     cluster: _builtins.str
     """The cluster whose runtime this session drives. Leases pass only between sessions of one cluster."""
     holder: _builtins.str
-    """Who holds it, for people: host name and process id."""
+    """Who holds it: a name that one process at a time goes by, such as host name and process id. Earlier sessions of the
+    same cluster and holder end, so that a process that crashed and came back need not wait for their term.
+    """
     def __init__(
         self,
         *,
