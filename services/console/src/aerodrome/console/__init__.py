@@ -37,7 +37,10 @@ def routes(channel: Any, *, read_log: Callable[..., Awaitable[str | None]]) -> l
         web.get(f"{entity}/executions", console.executions),
         web.get(execution, console.execution),
         web.get(f"{execution}/nodes/{{node}}", console.node),
+        web.get(f"{execution}/nodeId/{{node}}", console.node),
         web.get(f"{execution}/nodes/{{node}}/deck", console.deck),
+        web.get(f"{entity}/{{kind}}/{{name}}/version/{{version:.+}}", console.entity),
+        web.get(f"{base}/{{rest:.*}}", console.missing),
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from importlib import resources
 from typing import Any
 from urllib.parse import quote
@@ -11,7 +11,7 @@ from urllib.parse import quote
 import jinja2
 from aiohttp import web
 
-from aerodrome.console import literals, views
+from aerodrome.console import entities, literals, views
 from aerodrome.console.reading import MAX_NODES, Reader
 from aerodrome.stdlib import http
 from aerodrome.stdlib.errors import AerodromeError, Kind, NotFound
@@ -65,7 +65,7 @@ class Console:
         )
 
     async def root(self, request: web.Request) -> web.StreamResponse:
-        raise web.HTTPFound("/console")
+        return web.Response(status=302, headers={"Location": "/console"})
 
     async def static(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]
@@ -88,7 +88,13 @@ class Console:
                 place: [views.execution_row(each, now) for each in executions]
                 for place, executions in zip(shown, recent, strict=True)
             }
-            return self._page("home.html", projects=projects, rows=rows, place_url=views.place_url)
+            return self._page(
+                "home.html",
+                projects=projects,
+                rows=rows,
+                place_url=views.place_url,
+                refresh=_refresh(each for executions in recent for each in executions),
+            )
 
         return await self._shown(request, page)
 
@@ -103,7 +109,13 @@ class Console:
             rows = [views.execution_row(each, now) for each in found.executions]
             following = f"?token={quote(found.token, safe='')}" if found.token else ""
             return self._page(
-                "executions.html", project=project, domain=domain, rows=rows, following=following, first=not token
+                "executions.html",
+                project=project,
+                domain=domain,
+                rows=rows,
+                following=following,
+                first=not token,
+                refresh=_refresh(found.executions),
             )
 
         return await self._shown(request, page)
@@ -164,12 +176,45 @@ class Console:
 
         return await self._shown(request, page)
 
+    async def entity(self, request: web.Request) -> web.StreamResponse:
+        """A version of a workflow, task or launch plan, and what ran of it last."""
+        match = request.match_info
+        found_kind = entities.KINDS.get(match["kind"])
+        if found_kind is None:
+            return await self.missing(request)
+        kind = found_kind
+        project, domain = match["project"], match["domain"]
+        named = (project, domain, match["name"], match["version"])
+
+        async def page() -> web.Response:
+            entity, executions = await asyncio.gather(
+                self._reader.entity(kind, *named), self._reader.executions_of(kind, *named)
+            )
+            now = views.utc_now()
+            return self._page(
+                "entity.html",
+                project=project,
+                domain=domain,
+                place_url=views.place_url(project, domain),
+                kind=kind.title,
+                view=entities.view(kind, entity),
+                rows=[views.execution_row(each, now) for each in executions],
+            )
+
+        return await self._shown(request, page)
+
+    async def missing(self, request: web.Request) -> web.StreamResponse:
+        """For paths that are no page."""
+        return self._page(
+            "error.html", status=404, title="Not found", message="The console has no page under this address."
+        )
+
     async def deck(self, request: web.Request) -> web.StreamResponse:
         """Sends the browser to a node's deck."""
 
         async def found() -> web.Response:
             url = await self._reader.deck(*_place(request), request.match_info["node"])
-            return web.Response(status=302, headers={"Location": url, "Cache-Control": "no-store"})
+            return web.Response(status=302, headers={"Location": views.here(url), "Cache-Control": "no-store"})
 
         return await self._shown(request, found)
 
@@ -205,6 +250,11 @@ class Console:
         context: Mapping[str, Any] = {"refresh": None, **values}
         text = self._templates.get_template(template).render(context)
         return web.Response(status=status, text=text, content_type="text/html", headers=PAGE_HEADERS)
+
+
+def _refresh(executions: Iterable[Any]) -> int | None:
+    """How often to show a list again: not at all once nothing in it can change."""
+    return None if all(views.is_terminal(each) for each in executions) else REFRESH_SECONDS
 
 
 def _place(request: web.Request) -> tuple[str, str, str]:

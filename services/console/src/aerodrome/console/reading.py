@@ -25,6 +25,7 @@ from flyteidl.service import dataproxy_pb2
 from flyteidl.service.admin_pb2_grpc import AdminServiceStub
 from flyteidl.service.dataproxy_pb2_grpc import DataProxyServiceStub
 
+from aerodrome.console.entities import Kind
 from aerodrome.stdlib.errors import AerodromeError, NotFound
 from aerodrome.stdlib.logger import get_logger
 from aerodrome.stdlib.rpc.client import aerodrome_error
@@ -96,15 +97,34 @@ class Reader:
         projects: Sequence[Any] = answer.projects
         return projects
 
-    async def executions(self, project: str, domain: str, *, limit: int = PAGE, token: str = "") -> Any:
+    async def executions(
+        self, project: str, domain: str, *, limit: int = PAGE, token: str = "", filters: str = ""
+    ) -> Any:
         """Executions, the newest first, as flyteidl.admin.ExecutionList."""
         request = common_pb2.ResourceListRequest(
             id=common_pb2.NamedEntityIdentifier(project=project, domain=domain),
             limit=limit,
             token=token,
+            filters=filters,
             sort_by=_NEWEST_FIRST,
         )
         return await self._call(self._admin.ListExecutions, request)
+
+    async def entity(self, kind: Kind, project: str, domain: str, name: str, version: str) -> Any:
+        """flyteidl.admin.Workflow, Task or LaunchPlan"""
+        request = common_pb2.ObjectGetRequest(
+            id=identifier_pb2.Identifier(project=project, domain=domain, name=name, version=version)
+        )
+        return await self._call(getattr(self._admin, kind.getter), request)
+
+    async def executions_of(self, kind: Kind, project: str, domain: str, name: str, version: str) -> Sequence[Any]:
+        """The newest executions of an entity; none where its name cannot stand in a filter."""
+        if set("+,") & set(name + version):
+            return ()
+        filters = f"eq({kind.column}.name,{name})+eq({kind.column}.version,{version})"
+        found = await self.executions(project, domain, limit=10, filters=filters)
+        executions: Sequence[Any] = found.executions
+        return executions
 
     async def recent(self, places: Sequence[tuple[str, str]], *, limit: int) -> list[Sequence[Any]]:
         """The newest executions of each (project, domain)."""

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from flyteidl.core import execution_pb2
+from flyteidl.core import execution_pb2, identifier_pb2
 
 from aerodrome.console import literals
 from aerodrome.console.reading import Node
@@ -27,6 +27,9 @@ _GROUPS = {
     "ABORTED": "off",
     "SKIPPED": "off",
 }
+_LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
+_OURS = ("/console/", "/data/v1/")
+
 _SHOWN = {"UNDEFINED": "ACCEPTED", "DYNAMIC_RUNNING": "RUNNING", "WAITING_FOR_RESOURCES": "WAITING"}
 
 TERMINAL = frozenset(("SUCCEEDED", "FAILED", "ABORTED", "TIMED_OUT"))
@@ -79,7 +82,7 @@ class Attempt:
 
     number: int
     phase: Phase
-    task: str
+    task: Link
     task_type: str
     started: str
     took: str
@@ -153,6 +156,29 @@ def node_url(node_id: Any) -> str:
     return f"{execution_url(node_id.execution_id)}/nodes/{_quoted(node_id.node_id)}"
 
 
+def entity_link(kind: str, identifier: Any) -> Link:
+    """The page of a workflow, task or launch plan, under its name; without a name nothing."""
+    if not identifier.name:
+        return Link("", "")
+    parts = [_quoted(each) for each in (identifier.project, identifier.domain, identifier.name, identifier.version)]
+    url = f"/console/projects/{parts[0]}/domains/{parts[1]}/{kind}/{parts[2]}/version/{parts[3]}"
+    return Link(_identifier(identifier), url)
+
+
+def here(url: str) -> str:
+    """`url` without its origin, if that is this machine and the path is one of ours.
+
+    Addresses of logs and signed URLs name the platform in one way, such as 127.0.0.1; whoever came here by another
+    name would be refused there as a visitor from another site.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url
+    ours = parts.scheme == "http" and (parts.hostname or "") in _LOOPBACK and parts.path.startswith(_OURS)
+    return parts._replace(scheme="", netloc="").geturl() if ours else url
+
+
 def phase(kind: Any, value: int) -> Phase:
     """A phase of the enum `kind`; its number where it is not known."""
     known = kind.DESCRIPTOR.values_by_number.get(value)
@@ -185,8 +211,8 @@ def execution_view(execution: Any, now: datetime) -> ExecutionView:
     closure, spec = execution.closure, execution.spec
     metadata = spec.metadata
     facts: list[tuple[str, str | Link]] = [
-        ("Workflow", _identifier(closure.workflow_id)),
-        ("Launch plan", _identifier(spec.launch_plan)),
+        ("Workflow", entity_link("workflow", closure.workflow_id)),
+        _launched(spec.launch_plan),
         ("Created", _moment(closure, "created_at")),
         ("Started", _moment(closure, "started_at")),
         ("Updated", _moment(closure, "updated_at")),
@@ -209,7 +235,7 @@ def execution_view(execution: Any, now: datetime) -> ExecutionView:
         name=execution.id.name,
         phase=phase(execution_pb2.WorkflowExecution.Phase, closure.phase),
         terminal=is_terminal(execution),
-        facts=tuple((name, value) for name, value in facts if value),
+        facts=tuple((name, value) for name, value in facts if value and value != Link("", "")),
         problem=_execution_problem(closure),
     )
 
@@ -261,7 +287,7 @@ def attempt(task_execution: Any, now: datetime) -> Attempt:
     return Attempt(
         number=task_execution.id.retry_attempt,
         phase=phase(kind, closure.phase),
-        task=_identifier(task_execution.id.task_id),
+        task=entity_link("task", task_execution.id.task_id),
         task_type=closure.task_type,
         started=_moment(closure, "started_at"),
         took=_took(closure, closure.HasField("duration"), now),
@@ -275,6 +301,13 @@ def attempt(task_execution: Any, now: datetime) -> Attempt:
         items_by_phase=tuple((phase(kind, value), count) for value, count in sorted(counts.items())),
         more_items=max(0, len(first) - MAX_ITEMS),
     )
+
+
+def _launched(identifier: Any) -> tuple[str, Link]:
+    """What was launched: tasks can be in place of a launch plan."""
+    if identifier.resource_type == identifier_pb2.TASK:
+        return "Task", entity_link("task", identifier)
+    return "Launch plan", entity_link("launch_plan", identifier)
 
 
 def _execution_problem(closure: Any) -> Problem | None:
@@ -312,7 +345,7 @@ def _safe(url: str) -> str:
         scheme = urlsplit(url).scheme.lower()
     except ValueError:
         return ""
-    return url if scheme in ("http", "https") or (not scheme and url.startswith("/") and url[1:2] != "/") else ""
+    return here(url) if scheme in ("http", "https") or (not scheme and url.startswith("/") and url[1:2] != "/") else ""
 
 
 def _kind(metadata: Any, last: Any, child: Link | None) -> str:
