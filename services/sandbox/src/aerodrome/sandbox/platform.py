@@ -35,7 +35,7 @@ from aerodrome.stdlib.rpc.server import RpcServer
 from aerodrome.stdlib.storage import LocalSigner, Storage, open_storage
 from aerodrome.stdlib.storage.http import routes as storage_routes
 from aerodrome.stdlib.storage.local import LocalStorage
-from aerodrome.stdlib.telemetry import LoopLag, Telemetry
+from aerodrome.stdlib.telemetry import Telemetry
 
 log = get_logger(__name__)
 
@@ -66,6 +66,7 @@ class Platform:
                 open_storage(config.admin.storage, clock=self._clock, signer=signer)
             )
             telemetry = Telemetry(config.admin.otel)
+            stack.push_async_callback(telemetry.aclose)
             admin = Admin(
                 config.admin,
                 database=database,
@@ -83,7 +84,6 @@ class Platform:
             channel = DirectChannel([server])
             runtime_directory = config.propeller.propeller.runtime.directory
             assert runtime_directory is not None
-            lag = LoopLag()
             app = self._http(server, channel, storage, signer, telemetry, runtime_directory)
             async with http.serving(app) as protocol_factory:
                 port = OnePort(config.host, config.port, socket, protocol_factory)
@@ -105,7 +105,7 @@ class Platform:
                 )
                 async with asyncio.TaskGroup() as group:
                     admin_task = group.create_task(admin.run(), name="admin")
-                    group.create_task(lag.run(), name="loop lag")
+                    telemetry_task = group.create_task(telemetry.run(), name="telemetry")
                     propeller_task = group.create_task(propeller.run(), name="propeller")
                     self._on_ready(port.port)
                     try:
@@ -116,6 +116,7 @@ class Platform:
                         propeller_task.cancel()
                         await asyncio.wait([propeller_task])
                         admin_task.cancel()
+                        telemetry_task.cancel()
 
     @asynccontextmanager
     async def _database(self) -> AsyncIterator[str]:
