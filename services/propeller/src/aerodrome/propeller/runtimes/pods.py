@@ -22,6 +22,8 @@ Pod = dict[str, Any]
 LOG_PATH = "aerodrome/log-path"
 WARNING = "aerodrome/warning"
 PRIMARY = "primary_container_name"
+DEFAULTED = "aerodrome/defaulted-resources"
+"""Resources that nobody asked for: the platform's defaults, which say nothing on a single machine."""
 
 STARTED_NOT = 128
 """Exit code of what never ran, as container runtimes report it."""
@@ -143,7 +145,8 @@ def plan(pod: Pod, machine: Machine) -> Plan:
     """What to run for `pod`.  Raises Refused if this machine can never run it."""
     spec = pod.get("spec") or {}
     container = primary(pod)
-    memory, warnings = _resources(container, machine)
+    unasked = (pod["metadata"].get("annotations") or {}).get(DEFAULTED, "").split(",")
+    memory, warnings = _resources(container, machine, frozenset(unasked))
     others = [c for c in (*(spec.get("initContainers") or ()), *(spec.get("containers") or ())) if c is not container]
     if others:
         names = ", ".join(str(other.get("name")) for other in others)
@@ -173,12 +176,14 @@ def _list(container: Mapping[str, Any], field: str) -> list[Any]:
     return container.get(field) or []
 
 
-def _resources(container: Mapping[str, Any], machine: Machine) -> tuple[int, list[str]]:
-    """The memory to count for a container in bytes, and what had to be clamped."""
+def _resources(container: Mapping[str, Any], machine: Machine, unasked: frozenset[str]) -> tuple[int, list[str]]:
+    """The memory to count for a container in bytes, and what had to be clamped; `unasked` are the platform's defaults."""
     resources = container.get("resources") or {}
     requests, limits = resources.get("requests") or {}, resources.get("limits") or {}
     asked: dict[str, int] = {}
     for name, text in {**limits, **requests}.items():
+        if name in unasked:
+            continue
         try:
             asked[name] = math.ceil(quantity.parse(str(text)))
         except ValueError as error:
