@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -345,9 +346,10 @@ class Stream:
         self._reader.cancel()
 
 
-async def open_session(stub: Any, cluster: str = "local") -> int:
-    """A session of a data plane; returns its id."""
-    response = await stub.OpenSession(OpenSessionRequest(cluster=cluster, holder="test"), timeout=PATIENCE)
+async def open_session(stub: Any, cluster: str = "local", holder: str = "") -> int:
+    """A session of a data plane, unless told otherwise of one that was not there before; returns its id."""
+    holder = holder or f"test-{secrets.token_hex(4)}"
+    response = await stub.OpenSession(OpenSessionRequest(cluster=cluster, holder=holder), timeout=PATIENCE)
     return int(response.session_id)
 
 

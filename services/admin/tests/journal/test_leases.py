@@ -212,6 +212,17 @@ async def test_a_session_that_stops_beating_loses_its_leases(
     await executions.check(holder.execution_id)
 
 
+async def test_a_holder_that_comes_back_need_not_wait_for_its_term(plane: Replica, executions: Executions) -> None:
+    await executions.create()
+    crashed = await open_session(plane.stub, holder="host 1")
+    await open_stream(plane.stub, crashed).assignment()
+    elsewhere = await open_session(plane.stub, "elsewhere", holder="host 1")
+    again = await open_session(plane.stub, holder="host 1")
+    assert (await open_stream(plane.stub, again).assignment()).epoch == 2
+    await plane.stub.Heartbeat(HeartbeatRequest(session_id=elsewhere))
+    assert (await refusal(plane.stub.Heartbeat(HeartbeatRequest(session_id=crashed))))[0] == grpc.StatusCode.NOT_FOUND
+
+
 async def test_heartbeats_keep_a_session_alive(plane: Replica, database: Database) -> None:
     session = await plane.stub.OpenSession(OpenSessionRequest(cluster="local", holder="me"))
     assert session.term.ToTimedelta().total_seconds() == 10
