@@ -380,8 +380,7 @@ from flytekit import task
 def wait() -> int:
     if os.fork() == 0:
         os.setsid()
-    open("{tmp_path}/" + ("child" if os.getpid() == os.getsid(0) and os.getppid() != 1 else "x"), "w").close()
-    os.rename("{tmp_path}/child", f"{tmp_path}/pid-{{os.getpid()}}")
+    open(f"{tmp_path}/pid-{{os.getpid()}}", "w").close()
     time.sleep(300)
     return 1
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -310,3 +311,32 @@ def test_the_zygote_needs_the_standard_library_only() -> None:
     out = subprocess.run([sys.executable, "-I", "-S", "-c", code, zygote.__file__], capture_output=True, check=True)
     assert b"aerodrome" not in out.stdout
     assert b"flytekit" not in out.stdout
+
+
+def test_the_pages_that_a_fork_writes_to_are_told_from_those_that_it_shares() -> None:
+    code = """
+import json, mmap, os, sys
+sys.path.insert(0, sys.argv[1])
+import zygote
+size = mmap.PAGESIZE
+area = mmap.mmap(-1, 64 * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+area[:] = b"x" * (64 * size)
+import ctypes
+start = ctypes.addressof(ctypes.c_char.from_buffer(area))
+read, write = os.pipe()
+if os.fork() == 0:
+    areas = [(start, start + 64 * size)]
+    before = zygote.copied_pages(areas)
+    for page in (3, 4, 20, 22):
+        area[page * size] = 1
+    after = zygote.copied_pages(areas)
+    found = [[((a - start) // size, b // size) for a, b in each] for each in (before, after)]
+    os.write(write, json.dumps(found).encode())
+    os._exit(0)
+print(os.read(read, 4096).decode())
+"""
+    folder = str(Path(zygote.__file__).parent)
+    out = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, check=True, text=True)
+    before, after = json.loads(out.stdout)
+    assert before == []
+    assert after == [[3, 2], [20, 3]]  # 21 is between two that changed

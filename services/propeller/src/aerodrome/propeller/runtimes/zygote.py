@@ -66,6 +66,7 @@ UNMET_SECONDS = 10.0
 OOM_SCORE = 300
 PICKLE_FILE = "pkl.gz"
 
+_MADV_POPULATE_WRITE = 23
 _PR_SET_NAME = 15
 _PR_CAPBSET_DROP = 24
 _PR_SET_CHILD_SUBREAPER = 36
@@ -154,6 +155,52 @@ def members(pid: int, start: int, marker: str) -> dict[int, Process]:
     found = descendants(table, roots)
     found.pop(os.getpid(), None)
     return found
+
+
+def has_idle_core() -> bool:
+    """Whether fewer processes want to run than there are cores, this one counted; False where that is not told."""
+    try:
+        with open("/proc/loadavg") as file:
+            running, _, _ = file.read().split()[3].partition("/")
+    except OSError:
+        return False
+    return int(running) <= (os.cpu_count() or 1)
+
+
+def private_areas() -> list[tuple[int, int]]:
+    """First and last address of this process' writable memory that is not shared with others by design."""
+    areas = []
+    with open("/proc/self/maps") as file:
+        for line in file:
+            fields = line.split(maxsplit=5)
+            if fields[1] == "rw-p":
+                first, _, last = fields[0].partition("-")
+                areas.append((int(first, 16), int(last, 16)))
+    return areas
+
+
+def copied_pages(areas: Iterable[tuple[int, int]], gap_pages: int = 1) -> list[tuple[int, int]]:
+    """Start and size of what this process no longer shares with the one that it was forked from.
+
+    Stretches that are at most `gap_pages` apart are taken as one.  Empty where the kernel does not say.  Source:
+    Linux, Documentation/admin-guide/mm/pagemap.rst: bit 63 present, bit 61 of a file, bit 56 mapped only here.
+    """
+    page = os.sysconf("SC_PAGE_SIZE")
+    found: list[list[int]] = []
+    try:
+        with open("/proc/self/pagemap", "rb", buffering=0) as file:
+            for first, last in areas:
+                file.seek(first // page * 8)
+                for number, (entry,) in enumerate(struct.iter_unpack("Q", file.read((last - first) // page * 8))):
+                    if entry >> 63 and entry >> 56 & 1 and not entry >> 61 & 1:
+                        start = first + number * page
+                        if found and found[-1][0] >= first and start - found[-1][1] <= gap_pages * page:
+                            found[-1][1] = start + page
+                        else:
+                            found.append([start, start + page])
+    except (OSError, struct.error):
+        return []
+    return [(start, end - start) for start, end in found]
 
 
 def send_signal(pid: int, number: int) -> None:
@@ -557,6 +604,8 @@ class Preloaded:
         """Whether there is no flytekit that works, so that its commands cannot be run at all."""
         self.randoms: list[random.Random] = []
         self.path: list[str] = list(sys.path)
+        self._touched: list[tuple[int, int]] = []
+        """Start and size of the memory that a task touches."""
 
     def load(self) -> None:
         """Import flytekit's entry point, and warm what each task would otherwise warm for itself."""
@@ -580,36 +629,68 @@ class Preloaded:
         if connector is not None and hasattr(connector, "local_connector_loop"):
             connector.local_connector_loop.close()  # a loop must not be shared by forks; each child makes its own
         self.entrypoint = entrypoint
-        self.problem = self._rehearse()
-        if self.problem is not None:
-            self.entrypoint = None
 
     def skip(self, problem: str) -> None:
         """Import nothing, because of `problem`."""
         self.problem = problem
         self.is_missing = importlib.util.find_spec("flytekit") is None
 
-    def _rehearse(self) -> str | None:
-        """Do in a child what each fork will do; what goes wrong with this flytekit is why it cannot be forked."""
+    def rehearse(self) -> None:
+        """Do in a child what each fork will do.
+
+        What goes wrong with this flytekit is why it cannot be forked.  What goes well tells which memory a task
+        touches, so that later children can copy it before they have a job instead of page by page while it waits.
+        """
         ours, theirs = socket.socketpair()
+        folder = tempfile.mkdtemp(prefix="rehearsal-")
         pid = os.fork()
         if pid == 0:
             try:
-                for command in (self.entrypoint.execute_task_cmd, self.entrypoint.map_execute_task_cmd):
-                    needed = ["--inputs", "a", "--output-prefix", "a", "--resolver", "a", "--", "a"]
-                    command.make_context(command.name, needed)
-                self.renew_in_child()
-                self.renew_for_job(dict(os.environ))
-                send(theirs, {"problem": None})
-            except BaseException as error:  # noqa: BLE001  (it is handed to the parent)
-                send(theirs, {"problem": f"this flytekit cannot be forked: {type(error).__name__}: {error}"})
+                send(theirs, self._perform_rehearsal(folder))
             finally:
                 os._exit(0)
         theirs.close()
-        said = receive(ours)
+        said = receive(ours) or {"problem": "a rehearsal with this flytekit ended without a word", "touched": []}
         ours.close()
         os.waitpid(pid, 0)
-        return "a rehearsal with this flytekit ended without a word" if said is None else said["problem"]
+        shutil.rmtree(folder, ignore_errors=True)
+        self.problem, self._touched = said["problem"], said["touched"]
+        if self.problem is not None:
+            self.entrypoint = None
+
+    def _perform_rehearsal(self, folder: str) -> dict[str, Any]:
+        areas = private_areas()
+        tempfile.tempdir = folder
+        try:
+            self.renew_in_child()
+            self.renew_for_job(dict(os.environ))
+            commands = (self.entrypoint.execute_task_cmd.main, self.entrypoint.map_execute_task_cmd.main)
+        except BaseException as error:  # noqa: BLE001  (it is handed to the zygote)
+            return {"problem": f"this flytekit cannot be forked: {type(error).__name__}: {error}", "touched": []}
+        _redirect(os.path.join(folder, "log"))
+        with open(os.path.join(folder, "aerodrome_rehearsal.py"), "w") as file:
+            file.write("from flytekit import task\n@task\ndef rehearse() -> int:\n    return 1\n")
+        inputs = os.path.join(folder, "inputs.pb")
+        with open(inputs, "wb"):
+            pass
+        sys.path.insert(0, folder)
+        places = ["--inputs", inputs, "--output-prefix", f"{folder}/out", "--raw-output-data-prefix", f"{folder}/raw"]
+        resolver = ["--resolver", "flytekit.core.python_auto_container.default_task_resolver"]
+        loader = ["--", "task-module", "aerodrome_rehearsal", "task-name", "rehearse"]
+        with contextlib.suppress(BaseException):  # a task that fails has touched memory all the same
+            commands[0](args=[*places, *resolver, *loader], prog_name=FAMILY[0])
+        return {"problem": None, "touched": copied_pages(areas)}
+
+    def copy_ahead(self) -> None:
+        """Copy the memory that a task will touch, where the kernel can do it at once (Linux 5.14).
+
+        It costs some CPU more than it saves the task, so it is done only while a core has nothing better to do.
+        """
+        if not has_idle_core():
+            return
+        for start, size in self._touched:
+            if _libc.madvise(start, size, _MADV_POPULATE_WRITE) != 0:
+                return
 
     def settle(self) -> None:
         """Make what is loaded immovable, so that forks share its memory."""
@@ -724,8 +805,9 @@ class Attempt:
         obey_permissions()
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
             file.write(str(OOM_SCORE))
+        if not _is_waiting(self._control):
+            self._preloaded.copy_ahead()
         self._preloaded.renew_in_child()
-        gc.enable()
 
     def _perform(self, job: Mapping[str, Any]) -> int:
         folder: str = job["folder"]
@@ -837,6 +919,13 @@ class Attempt:
                 write_json(record + ".leaving", {"code": code, "finished": time.time()})
 
 
+def _is_waiting(connection: socket.socket) -> bool:
+    """Whether something can be read from a connection at once."""
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(0))
+
+
 def _redirect(log: str) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
@@ -854,6 +943,7 @@ def _redirect(log: str) -> None:
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _libc.getenv.restype = ctypes.c_void_p
 _libc.getenv.argtypes = [ctypes.c_char_p]
 
@@ -987,11 +1077,13 @@ class Zygote:
         self._listener.setblocking(False)
         if without is None:
             self._preloaded.load()
-            if self._preloaded.problem is not None and not self._preloaded.is_missing:
-                self._restart_without(self._preloaded.problem)
         else:
             self._preloaded.skip(without)
         self._preloaded.settle()
+        if self._preloaded.entrypoint is not None:
+            self._preloaded.rehearse()
+        if without is None and self._preloaded.problem is not None and not self._preloaded.is_missing:
+            self._restart_without(self._preloaded.problem)
         self._alone_since = time.monotonic()  # the platform that started this is already in the listener's queue
         try:
             while not (self._finished() or self._alone_too_long()):
