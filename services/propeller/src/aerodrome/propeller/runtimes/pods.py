@@ -177,7 +177,7 @@ def _list(container: Mapping[str, Any], field: str) -> list[Any]:
 
 
 def _resources(container: Mapping[str, Any], machine: Machine, unasked: frozenset[str]) -> tuple[int, list[str]]:
-    """The memory to count for a container in bytes, and what had to be clamped; `unasked` is what the platform chose."""
+    """The memory to count for a container in bytes, and what had to be clamped; `unasked` is not the task's own."""
     resources = container.get("resources") or {}
     requests, limits = resources.get("requests") or {}, resources.get("limits") or {}
     asked: dict[str, int] = {}
