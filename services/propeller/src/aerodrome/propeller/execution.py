@@ -46,7 +46,8 @@ log = get_logger(__name__)
 
 T = TypeVar("T")
 
-_APPEND_CHUNK = 3_000
+_APPEND_CHUNK = 1_000
+"""Transitions per append; the control plane takes 2,000 of one execution at most."""
 _PREPARE_CHUNK = 256
 _PREPARE_PATIENCE = 0.02
 """Seconds to wait for preparations before what else there is goes to the journal without them."""

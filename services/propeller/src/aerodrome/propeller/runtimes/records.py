@@ -216,8 +216,14 @@ class Directory:
 
 def remove_tree(folder: Path) -> None:
     """Remove a directory, what its owner made unwritable included."""
-    if not folder.exists():
+    try:
+        shutil.rmtree(folder)
         return
+    except FileNotFoundError:
+        if not folder.exists():
+            return
+    except OSError:
+        log.debug("a directory has parts that its owner made unwritable", path=str(folder))
     for path, _, _ in os.walk(folder):
         with contextlib.suppress(OSError):
             os.chmod(path, stat.S_IRWXU)
