@@ -166,7 +166,7 @@ async def serve(config_files: Sequence[Path], overrides: Mapping[str, Any]) -> N
     _check_exposure(config.server)
     clock = SystemClock()
     public_url = f"http://{config.server.host}:{config.server.http_port}"
-    dsn = await create_if_missing(_dsn(config.database.postgres, "postgres"), config.database.postgres.dbname)
+    dsn = await create_if_missing(database_dsn(config.database.postgres, "postgres"), config.database.postgres.dbname)
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(
             Database(
@@ -229,7 +229,7 @@ def _check_exposure(server: ServerConfig) -> None:
         )
 
 
-def _dsn(config: PostgresConfig, database: str) -> str:
+def database_dsn(config: PostgresConfig, database: str) -> str:
     """The connection text for a database of the configured server."""
     password = config.password.get_secret_value()
     if config.password_path is not None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from aerodrome.admin.config import AdminConfig
 from aerodrome.propeller.config import PropellerConfig
 from aerodrome.stdlib.config import load
@@ -37,31 +39,34 @@ def read(
     python: Path | None,
     images: Mapping[str, Path],
 ) -> SandboxConfig:
-    """The configuration of an instance; raises ConfigError naming file and key of what is wrong."""
-    store = data_dir / "store"
-    defaults: dict[str, Any] = {}
-    if not _names_storage(files):
-        defaults = {"storage.type": "local", "storage.container": str(store)}
-    limits = {"storage.limits.max_download_mbs": 64} if not files else {}
-    admin = load(AdminConfig, files, overrides={**_WIDE, **defaults, **limits} if not files else defaults)
-    runtime: dict[str, Any] = {"propeller.runtime.directory": str(data_dir / "runtime")}
+    """The configuration of an instance; raises ConfigError naming file and key of what is wrong.
+
+    The defaults of a single machine are a file too, the first, so that any other says otherwise.
+    """
+    defaults = data_dir / "defaults.yaml"
+    defaults.write_text(_DEFAULTS + yaml.safe_dump(_places(data_dir, python, images)))
+    layers = [defaults, *files]
+    return SandboxConfig(data_dir, host, port, load(AdminConfig, layers), load(PropellerConfig, layers))
+
+
+_DEFAULTS = """\
+# Written by `aerodrome up` at each start: what a single machine needs.  Say otherwise in a file given with --config.
+"""
+
+
+def _places(data_dir: Path, python: Path | None, images: Mapping[str, Path]) -> dict[str, Any]:
+    runtime: dict[str, Any] = {"directory": str(data_dir / "runtime")}
     if python is not None:
-        runtime["propeller.runtime.python"] = str(python)
+        runtime["python"] = str(python)
     if images:
-        runtime["propeller.runtime.images"] = {name: str(path) for name, path in images.items()}
-    propeller = load(PropellerConfig, files, overrides={**defaults, **limits, **runtime})
-    return SandboxConfig(data_dir, host, port, admin, propeller)
-
-
-_WIDE: Mapping[str, Any] = {
-    # One user on one machine: no platform limits on what a task may ask for; the runtime clamps to the machine.
-    "task_resources.defaults.cpu": "",
-    "task_resources.defaults.memory": "",
-    "task_resources.limits.cpu": "",
-    "task_resources.limits.memory": "",
-    "task_resources.limits.gpu": "",
-}
-
-
-def _names_storage(files: Sequence[Path]) -> bool:
-    return any("container" in load(AdminConfig, [file]).storage.model_fields_set for file in files)
+        runtime["images"] = {name: str(path) for name, path in images.items()}
+    return {
+        "storage": {"type": "local", "container": str(data_dir / "store"), "limits": {"maxDownloadMBs": 64}},
+        # One user on one machine: no platform limits on what a task may ask for; the runtime clamps to the machine.
+        "task_resources": {
+            "defaults": {"cpu": "0", "memory": "0"},
+            "limits": {"cpu": "0", "memory": "0", "gpu": "0"},
+        },
+        "logger": {"formatter": {"type": "text"}},
+        "propeller": {"runtime": runtime},
+    }

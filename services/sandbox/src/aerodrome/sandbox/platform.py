@@ -17,7 +17,7 @@ from aiohttp import web
 
 from aerodrome import console
 from aerodrome.admin import gateway
-from aerodrome.admin.main import Admin
+from aerodrome.admin.main import Admin, database_dsn
 from aerodrome.plugins.api import TaskContext
 from aerodrome.plugins.names import generated_name, pod_name
 from aerodrome.propeller.main import Propeller, local_runtime
@@ -122,13 +122,7 @@ class Platform:
     async def _database(self) -> AsyncIterator[str]:
         postgres = self._config.admin.database.postgres
         if not self._config.embedded_database:
-            password = postgres.password.get_secret_value()
-            if postgres.password_path is not None:
-                password = postgres.password_path.read_text().strip()
-            credentials = quote(postgres.username, safe="") + (f":{quote(password, safe='')}" if password else "")
-            options = f"?{postgres.options.replace(' ', '&')}" if postgres.options else ""
-            server = f"postgresql://{credentials}@{postgres.host}:{postgres.port}/postgres{options}"
-            yield await create_if_missing(server, postgres.dbname)
+            yield await create_if_missing(database_dsn(postgres, "postgres"), postgres.dbname)
             return
         embedded = EmbeddedPostgres(self._config.data_dir / "postgres")
         async with embedded:
