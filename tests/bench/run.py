@@ -1,0 +1,240 @@
+"""`make bench`: what the platform does on this machine, beside its goals.
+
+Each measure is a function; a run takes a few minutes.  The goals are meant for two cores that nothing else uses: look
+at the load that is printed first.  `python tests/bench/run.py --only chain,fan_out` measures some of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import platform as machine
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import engine_only
+import journal
+from platform_under_test import Platform, Usage
+from shapes import CHAIN, FAN
+
+from aerodrome.stdlib import logger
+from aerodrome.stdlib.config import LoggerConfig
+
+HELLOS = 30
+BURST = 100
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A line of the table."""
+
+    what: str
+    value: float
+    unit: str
+    at_most: float | None = None
+    at_least: float | None = None
+    note: str = ""
+
+    @property
+    def goal(self) -> str:
+        if self.at_most is not None:
+            return f"<= {self.at_most:g} {self.unit}"
+        if self.at_least is not None:
+            return f">= {self.at_least:,g} {self.unit}"
+        return ""
+
+    @property
+    def verdict(self) -> str:
+        if self.at_most is not None:
+            return "met" if self.value <= self.at_most else "MISSED"
+        if self.at_least is not None:
+            return "met" if self.value >= self.at_least else "MISSED"
+        return ""
+
+    @property
+    def shown(self) -> str:
+        digits = 0 if self.value >= 100 else 1 if self.value >= 10 else 3
+        return f"{self.value:,.{digits}f} {self.unit}"
+
+
+def cold_start(directory: Path) -> Iterator[Figure]:
+    """Three first starts, each on an empty directory."""
+    taken = []
+    for number in range(3):
+        data_dir = directory / f"cold{number}"
+        fresh = Platform(data_dir)
+        taken.append(fresh.start())
+        fresh.stop()
+        shutil.rmtree(data_dir)
+    yield Figure(
+        "first start to ready, initdb and migrations included", statistics.median(taken), "s", at_most=3.0,
+        note=_spread(taken),
+    )  # fmt: skip
+
+
+def first_execution(platform: Platform) -> Iterator[Figure]:
+    """A start on a directory that knows the workflow, and one execution at once."""
+    platform.stop()
+    again = platform.start()
+    yield Figure("start on an existing directory", again, "s")
+    yield Figure("first execution after a start", platform.run("hello_world"), "s")
+
+
+def hello_world(platform: Platform) -> Iterator[Figure]:
+    """One after the other, from submitting to the poll that sees the end."""
+    taken = [platform.run("hello_world") for _ in range(HELLOS)]
+    yield Figure("hello world, submit to done", statistics.median(taken), "s", at_most=0.3, note=_spread(taken))
+
+
+def idle(platform: Platform) -> Iterator[Figure]:
+    """After work: what stays."""
+    yield Figure("memory while idle (PSS, everything)", platform.pss_mb(), "MB", at_most=350)
+
+
+def chain(platform: Platform) -> Iterator[Figure]:
+    """What each further task of a chain adds to a workflow of one."""
+    one = statistics.median(platform.run("hello_world") for _ in range(5))
+    with platform.watched() as usage:
+        taken = [(platform.run("chain") - one) / (CHAIN - 1) * 1000 for _ in range(3)]
+    yield Figure(f"chain of {CHAIN}, added per task", statistics.median(taken), "ms", at_most=40, note=_spread(taken))
+    yield _cpu("chained task", usage, 3 * CHAIN)
+
+
+def fan_out(platform: Platform) -> Iterator[Figure]:
+    """Independent tasks and one that reads them all."""
+    with platform.watched() as usage:
+        taken = [platform.run("fan_out") for _ in range(3)]
+    yield Figure(f"{FAN} independent tasks and a join", statistics.median(taken), "s", at_most=4.5, note=_spread(taken))
+    yield _cpu("task", usage, 3 * (FAN + 1))
+    yield Figure("  peak memory meanwhile (PSS)", usage.peak_mb, "MB")
+
+
+def burst(platform: Platform) -> Iterator[Figure]:
+    """Many executions of one task, submitted at once, until all have succeeded."""
+    rates = []
+    with platform.watched() as usage:
+        for _ in range(3):
+            begun = time.perf_counter()
+            platform.wait_all(platform.submit("hello_world", BURST))
+            rates.append(BURST / (time.perf_counter() - begun))
+    yield Figure(
+        f"{BURST} executions of one task at once", statistics.median(rates), "/s", at_least=35, note=_spread(rates)
+    )
+    yield _cpu("execution", usage, 3 * BURST)
+    yield Figure("  peak memory meanwhile (PSS)", usage.peak_mb, "MB")
+
+
+def loop_lag(platform: Platform) -> Iterator[Figure]:
+    """Over everything since the start that was measured before this."""
+    yield Figure("loop lag, maximum", platform.loop_lag_max_seconds() * 1000, "ms", at_most=100)
+
+
+def engine() -> Iterator[Figure]:
+    """No IO: bindings, branches, retries."""
+    figures = engine_only.measure()
+    yield Figure(
+        f"engine only, fan-out of {figures.nodes:,} nodes", figures.per_second, "transitions/s", at_least=50_000
+    )
+
+
+def journaling() -> Iterator[Figure]:
+    """Through Append over gRPC from another process, folded, fsync and synchronous_commit on."""
+    logger.configure(LoggerConfig(level=3))
+    figures = asyncio.run(journal.measure())
+    yield Figure(
+        f"journal through Append, {figures['executions']} executions", figures["transitions_per_second"],
+        "transitions/s", at_least=8_000,
+        note=f"append p50 {figures['append_p50_ms']:g} ms, p99 {figures['append_p99_ms']:g} ms",
+    )  # fmt: skip
+
+
+WITHOUT_PLATFORM: dict[str, Callable[[], Iterator[Figure]]] = {"engine": engine, "journal": journaling}
+ON_PLATFORM: dict[str, Callable[[Platform], Iterator[Figure]]] = {
+    "first_execution": first_execution,
+    "hello_world": hello_world,
+    "idle": idle,
+    "chain": chain,
+    "fan_out": fan_out,
+    "burst": burst,
+    "loop_lag": loop_lag,
+}
+
+
+def main() -> None:
+    """Measure and print."""
+    every = ["cold_start", *ON_PLATFORM, *WITHOUT_PLATFORM]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default=",".join(every), help="measures, separated by commas")
+    wanted = parser.parse_args().only.split(",")
+    if unknown := set(wanted) - set(every):
+        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(every)}")
+    _print(_about_machine())
+    _print(f"{'measure':<56}{'goal':>24}{'measured':>24}  ")
+    with tempfile.TemporaryDirectory(prefix="aerodrome-bench-") as name:
+        directory = Path(name)
+        if "cold_start" in wanted:
+            _table(cold_start(directory))
+        on_platform = [measure for key, measure in ON_PLATFORM.items() if key in wanted]
+        if on_platform:
+            _measure(Platform(directory / "data"), on_platform)
+    for key, measure in WITHOUT_PLATFORM.items():
+        if key in wanted:
+            _table(measure())
+
+
+def _measure(platform: Platform, measures: list[Callable[[Platform], Iterator[Figure]]]) -> None:
+    platform.start()
+    try:
+        platform.register()
+        platform.run("hello_world")
+        for measure in measures:
+            _table(measure(platform))
+    finally:
+        platform.stop()
+
+
+def _table(figures: Iterator[Figure]) -> None:
+    for figure in figures:
+        note = f"({figure.note})" if figure.note else ""
+        _print(f"{figure.what:<56}{figure.goal:>24}{figure.shown:>24}  {figure.verdict:<7}{note}".rstrip())
+
+
+def _cpu(what: str, usage: Usage, count: int) -> Figure:
+    parts = {part: seconds / count * 1000 for part, seconds in usage.cpu_seconds.items()}
+    shown = ", ".join(f"{part} {each:.1f}" for part, each in parts.items())
+    return Figure(f"  CPU per {what}", sum(parts.values()), "ms", note=shown)
+
+
+def _spread(taken: list[float]) -> str:
+    return f"{min(taken):.3g} to {max(taken):.3g} in {len(taken)} runs"
+
+
+def _about_machine() -> str:
+    model = next(
+        (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "?"
+    )
+    memory = next((int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
+    return (
+        f"{len(os.sched_getaffinity(0))} cores ({model}), {memory / 2**20:.1f} GiB, Linux {machine.release()}, "
+        f"Python {machine.python_version()}, load {os.getloadavg()[0]:.1f} before the start"
+    )
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines()
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
