@@ -10,6 +10,8 @@ from typing import Any
 import grpc
 import pytest
 from flyteidl.admin import event_pb2
+from flyteidl.admin.signal_pb2 import SignalSetRequest
+from flyteidl.service import signal_pb2_grpc
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.wrappers_pb2 import BytesValue, StringValue
 
@@ -127,6 +129,15 @@ async def test_bytes_that_are_no_message_are_an_invalid_argument(place: Place) -
 async def test_an_unknown_method_is_unimplemented(place: Place) -> None:
     error = await refused(place.stub.Nothing(StringValue()))
     assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_a_method_that_the_servicer_leaves_to_its_generated_base_is_unimplemented(place: Place) -> None:
+    place.server.add(signal_pb2_grpc.add_SignalServiceServicer_to_server, signal_pb2_grpc.SignalServiceServicer())
+    with capture() as lines:
+        error = await refused(signal_pb2_grpc.SignalServiceStub(place.channel).SetSignal(SignalSetRequest()))
+    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert "/flyteidl.service.SignalService/SetSignal is not offered" in (error.details() or "")
+    assert lines == []
 
 
 async def test_metadata_travels_both_ways(place: Place) -> None:

@@ -208,6 +208,8 @@ class Registry:
             (True, True): "stream_stream",
         }
         behaviour = getattr(handler, kinds[handler.request_streaming, handler.response_streaming])
+        if str(getattr(behaviour, "__module__", "")).endswith("_pb2_grpc"):  # what the servicer did not override
+            behaviour = _not_implemented(path)
         service, _, name = path.strip("/").partition("/")
         if service not in self._services:
             self._services.append(service)
@@ -267,6 +269,13 @@ class HandlerContext:
         raise aerodrome_error(
             grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(*trailing_metadata), details)
         )
+
+
+def _not_implemented(path: str) -> Callable[[Any, Any], Any]:
+    def behaviour(request: Any, context: Any) -> Any:
+        raise Unimplemented(f"{path} is not offered by this server: do without it, or ask a newer release")
+
+    return behaviour
 
 
 def _decoded(method: Method, data: bytes) -> Any:
