@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import ipaddress
 import os
 import signal
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Coroutine
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +178,7 @@ async def _up(
     images: dict[str, Path],
 ) -> None:
     from aerodrome.sandbox.config import read
-    from aerodrome.sandbox.platform import Platform
+    from aerodrome.sandbox.database import database
     from aerodrome.stdlib import logger
 
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -201,7 +203,14 @@ async def _up(
     with instance.exclusive(data_dir):
         instance.announce(data_dir, host=host, port=port, ready=False)
         try:
-            await Platform(config, ready).run()
+            async with AsyncExitStack() as stack:
+                # The database starts while the rest is imported: each takes about as long as the other.
+                opening = asyncio.create_task(stack.enter_async_context(database(config)), name="open the database")
+                try:
+                    platform = await asyncio.to_thread(importlib.import_module, "aerodrome.sandbox.platform")
+                finally:
+                    dsn = await opening
+                await platform.Platform(config, dsn, ready).run()
         finally:
             instance.withdraw(data_dir)
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,7 +17,7 @@ from aiohttp import web
 
 from aerodrome import console
 from aerodrome.admin import gateway
-from aerodrome.admin.main import Admin, database_dsn
+from aerodrome.admin.main import Admin
 from aerodrome.plugins.api import TaskContext
 from aerodrome.plugins.names import generated_name, pod_name
 from aerodrome.propeller.main import Propeller, local_runtime
@@ -25,8 +25,7 @@ from aerodrome.sandbox.config import SandboxConfig
 from aerodrome.stdlib import http
 from aerodrome.stdlib.clock import SystemClock
 from aerodrome.stdlib.logger import get_logger
-from aerodrome.stdlib.postgres.database import Database, create_if_missing
-from aerodrome.stdlib.postgres.embedded import EmbeddedPostgres
+from aerodrome.stdlib.postgres.database import Database
 from aerodrome.stdlib.postgres.migrations import migrate
 from aerodrome.stdlib.rpc.direct import DirectChannel
 from aerodrome.stdlib.rpc.oneport import OnePort
@@ -39,15 +38,15 @@ from aerodrome.stdlib.telemetry import Telemetry
 
 log = get_logger(__name__)
 
-_DATABASE = "aerodrome"
 _MIGRATIONS = "aerodrome.admin.migrations"
 
 
 class Platform:
     """An instance; `run` works until cancelled, and calls `on_ready` with the port once everything answers."""
 
-    def __init__(self, config: SandboxConfig, on_ready: Callable[[int], None]) -> None:
+    def __init__(self, config: SandboxConfig, dsn: str, on_ready: Callable[[int], None]) -> None:
         self._config = config
+        self._dsn = dsn
         self._on_ready = on_ready
         self._clock = SystemClock()
         self._port = config.port
@@ -56,9 +55,8 @@ class Platform:
         """Start everything, work until cancelled, drain, and stop what this process started."""
         config = self._config
         async with AsyncExitStack() as stack:
-            dsn = await stack.enter_async_context(self._database())
             database = await stack.enter_async_context(
-                Database(dsn, min_size=2, max_size=20, application_name="aerodrome")
+                Database(self._dsn, min_size=2, max_size=20, application_name="aerodrome")
             )
             await migrate(database, _MIGRATIONS, service="admin")
             signer = LocalSigner(_signing_key(config.data_dir), self._public_url, self._clock)
@@ -117,21 +115,6 @@ class Platform:
                         await asyncio.wait([propeller_task])
                         admin_task.cancel()
                         telemetry_task.cancel()
-
-    @asynccontextmanager
-    async def _database(self) -> AsyncIterator[str]:
-        postgres = self._config.admin.database.postgres
-        if not self._config.embedded_database:
-            yield await create_if_missing(database_dsn(postgres, "postgres"), postgres.dbname)
-            return
-        embedded = EmbeddedPostgres(self._config.data_dir / "postgres")
-        async with embedded:
-            watch = asyncio.create_task(embedded.run(), name="postgres")
-            try:
-                yield await create_if_missing(embedded.dsn(), _DATABASE)
-            finally:
-                watch.cancel()
-                await asyncio.wait([watch])
 
     def _http(
         self,
