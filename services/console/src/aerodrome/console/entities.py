@@ -206,7 +206,7 @@ def _schedule(schedule: Any) -> str:
 
 
 def _created(closure: Any) -> str:
-    return literals.instant(closure.created_at) if closure.HasField("created_at") else ""
+    return literals.second(closure.created_at) if closure.HasField("created_at") else ""
 
 
 def _some(values: Any) -> str:

@@ -20,7 +20,10 @@ from aerodrome.stdlib.logger import get_logger
 log = get_logger(__name__)
 
 REFRESH_SECONDS = 3
-"""How often a page that may change asks for itself again."""
+SLOW_REFRESH_SECONDS = 10
+"""How often a page that may change asks for itself again; more slowly if it has many rows."""
+
+MANY_ROWS = 50
 
 RECENT = 5
 """Executions of each domain on the first page."""
@@ -129,16 +132,17 @@ class Console:
             tree, data = await asyncio.gather(self._reader.tree(execution), self._reader.execution_data(*place))
             now = views.utc_now()
             view = views.execution_view(execution, now)
+            rows = list(views.node_rows(tree.nodes, now))
             return self._page(
                 "execution.html",
                 view=view,
-                rows=list(views.node_rows(tree.nodes, now)),
+                rows=rows,
                 complete=tree.complete,
                 max_nodes=MAX_NODES,
                 inputs=literals.of_map(data.full_inputs),
                 outputs=literals.of_map(data.full_outputs),
                 place_url=views.place_url(view.project, view.domain),
-                refresh=None if view.terminal else REFRESH_SECONDS,
+                refresh=None if view.terminal else _pause(len(rows)),
             )
 
         return await self._shown(request, page)
@@ -159,19 +163,20 @@ class Console:
                 node.children, complete = tree.nodes, tree.complete
             now = views.utc_now()
             view = views.execution_view(execution, now)
+            rows = list(views.node_rows(node.children, now))
             return self._page(
                 "node.html",
                 view=view,
                 execution_url=views.execution_url(execution.id),
                 place_url=views.place_url(view.project, view.domain),
                 row=views.node_row(node, now),
-                rows=list(views.node_rows(node.children, now)),
+                rows=rows,
                 complete=complete,
                 max_nodes=MAX_NODES,
                 attempts=[views.attempt(each, now) for each in reversed(node.attempts)],
                 inputs=literals.of_map(data.full_inputs),
                 outputs=literals.of_map(data.full_outputs),
-                refresh=None if view.terminal else REFRESH_SECONDS,
+                refresh=None if view.terminal else _pause(len(rows)),
             )
 
         return await self._shown(request, page)
@@ -255,6 +260,10 @@ class Console:
 def _refresh(executions: Iterable[Any]) -> int | None:
     """How often to show a list again: not at all once nothing in it can change."""
     return None if all(views.is_terminal(each) for each in executions) else REFRESH_SECONDS
+
+
+def _pause(rows: int) -> int:
+    return REFRESH_SECONDS if rows <= MANY_ROWS else SLOW_REFRESH_SECONDS
 
 
 def _place(request: web.Request) -> tuple[str, str, str]:

@@ -20,6 +20,7 @@ from flyteidl.admin import (
     task_execution_pb2,
     workflow_pb2,
 )
+from flyteidl.core import execution_pb2 as execution_core
 from flyteidl.core import identifier_pb2
 from flyteidl.service import dataproxy_pb2
 from flyteidl.service.admin_pb2_grpc import AdminServiceStub
@@ -46,8 +47,9 @@ MAX_DEPTH = 8
 MAX_ATTEMPTS = 100
 """Attempts of one node."""
 
-ATTEMPTS_OF_NODES = 150
-"""For how many nodes the page of an execution reads the attempts; the pages of nodes read theirs."""
+ATTEMPTS_OF_NODES = 60
+"""For how many nodes the page of an execution reads the attempts, those that did not succeed first; the pages of nodes
+read theirs."""
 
 PAGE = 50
 """Executions on one page."""
@@ -177,12 +179,12 @@ class Reader:
         nodes = await self._children(execution.id, inside, budget, MAX_DEPTH)
         for node in nodes:
             node.name = names.get(node.execution.metadata.spec_node_id or node.execution.id.node_id, "")
-        with_attempts = [node for node in flat(nodes) if not _is_group(node)][:ATTEMPTS_OF_NODES]
+        with_attempts = sorted((node for node in flat(nodes) if not _is_group(node)), key=_has_succeeded)
 
         async def add(node: Node) -> None:
             node.attempts = await self._attempts(node.execution.id)
 
-        await _each(with_attempts, add)
+        await _each(with_attempts[:ATTEMPTS_OF_NODES], add)
         return Tree(nodes, complete=budget[0] > 0)
 
     async def _children(self, execution_id: Any, parent: str, budget: list[int], depth: int) -> list[Node]:
@@ -276,6 +278,10 @@ def _is_group(node: Node) -> bool:
     """Whether a node only holds others, and so has no attempts of its own."""
     metadata = node.execution.metadata
     return bool(metadata.is_parent_node and not metadata.is_dynamic and not metadata.is_array)
+
+
+def _has_succeeded(node: Node) -> bool:
+    return bool(node.execution.closure.phase == execution_core.NodeExecution.SUCCEEDED)
 
 
 def _is_end(execution: Any) -> bool:

@@ -32,8 +32,11 @@ _OURS = ("/console/", "/data/v1/")
 
 _SHOWN = {"UNDEFINED": "ACCEPTED", "DYNAMIC_RUNNING": "RUNNING", "WAITING_FOR_RESOURCES": "WAITING"}
 
-TERMINAL = frozenset(("SUCCEEDED", "FAILED", "ABORTED", "TIMED_OUT"))
-"""Phases of an execution that stay."""
+TERMINAL = frozenset(("SUCCEEDED", "FAILED", "ABORTED", "TIMED OUT"))
+"""Phases of an execution that stay, as they are shown."""
+
+OVER = TERMINAL | {"SKIPPED", "RECOVERED"}
+"""Phases of a node or task that stay, as they are shown."""
 
 MAX_ERROR_CHARACTERS = 20_000
 MAX_ITEMS = 500
@@ -81,6 +84,7 @@ class Attempt:
     """One attempt of a task."""
 
     number: int
+    """Counted from one."""
     phase: Phase
     task: Link
     task_type: str
@@ -188,9 +192,7 @@ def phase(kind: Any, value: int) -> Phase:
 
 def is_terminal(execution: Any) -> bool:
     """Whether an execution will not change any more."""
-    kind = execution_pb2.WorkflowExecution.Phase.DESCRIPTOR
-    known = kind.values_by_number.get(execution.closure.phase)
-    return known is not None and known.name in TERMINAL
+    return phase(execution_pb2.WorkflowExecution.Phase, execution.closure.phase).name in TERMINAL
 
 
 def execution_row(execution: Any, now: datetime) -> ExecutionRow:
@@ -256,16 +258,17 @@ def node_row(node: Node, now: datetime, depth: int = 0) -> NodeRow:
     if target == "workflow_node_metadata" and closure.workflow_node_metadata.executionId.name:
         child = _execution_link(closure.workflow_node_metadata.executionId)
     task = last.id.task_id.name if last is not None else ""
+    shown = phase(execution_pb2.NodeExecution.Phase, closure.phase)
     title = node.name or _last_part(task) or metadata.spec_node_id or execution.id.node_id
     return NodeRow(
         node_id=execution.id.node_id,
         name=title,
         depth=depth,
         kind=_kind(metadata, last, child),
-        phase=phase(execution_pb2.NodeExecution.Phase, closure.phase),
+        phase=shown,
         attempts=len(node.attempts),
         started=_moment(closure, "started_at"),
-        took=_took(closure, closure.HasField("duration"), now),
+        took=_took(closure, shown.name in OVER, now),
         problem=_problem(closure),
         logs=_links(last.closure.logs) if last is not None else (),
         has_deck=bool(closure.deck_uri),
@@ -278,6 +281,7 @@ def node_row(node: Node, now: datetime, depth: int = 0) -> NodeRow:
 def attempt(task_execution: Any, now: datetime) -> Attempt:
     closure = task_execution.closure
     kind = execution_pb2.TaskExecution.Phase
+    shown = phase(kind, closure.phase)
     resources = closure.metadata.external_resources
     counts: dict[int, int] = {}
     for each in resources:
@@ -285,12 +289,12 @@ def attempt(task_execution: Any, now: datetime) -> Attempt:
     first = sorted(resources, key=lambda each: (each.phase == execution_pb2.TaskExecution.SUCCEEDED, each.index))
     reasons = [f"{literals.instant(each.occurred_at)}  {each.message}" for each in closure.reasons[-50:]]
     return Attempt(
-        number=task_execution.id.retry_attempt,
-        phase=phase(kind, closure.phase),
+        number=task_execution.id.retry_attempt + 1,
+        phase=shown,
         task=entity_link("task", task_execution.id.task_id),
         task_type=closure.task_type,
         started=_moment(closure, "started_at"),
-        took=_took(closure, closure.HasField("duration"), now),
+        took=_took(closure, shown.name in OVER, now),
         reasons=tuple(reasons or ([closure.reason] if closure.reason else [])),
         problem=_problem(closure),
         logs=_links(closure.logs),
@@ -380,14 +384,7 @@ def _last_part(dotted: str) -> str:
 def _moment(closure: Any, field: str) -> str:
     if not closure.HasField(field):
         return ""
-    return literals.instant(_whole(getattr(closure, field)))
-
-
-def _whole(timestamp: Any) -> Any:
-    """To the second: nobody reads more in a table."""
-    kept = type(timestamp)()
-    kept.seconds = timestamp.seconds
-    return kept
+    return literals.second(getattr(closure, field))
 
 
 def _took(closure: Any, ended: bool, now: datetime) -> str:
