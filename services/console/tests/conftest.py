@@ -52,7 +52,7 @@ class Api(admin_pb2_grpc.AdminServiceServicer, dataproxy_pb2_grpc.DataProxyServi
         self.deck_url = ""
         self.asked: list[Any] = []
 
-    def execution(self, name: str = "n", phase: int = core.WorkflowExecution.SUCCEEDED) -> Any:
+    def execution(self, name: str = "n", phase: Any = core.WorkflowExecution.SUCCEEDED) -> Any:
         found = execution_pb2.Execution(
             id=identifier_pb2.WorkflowExecutionIdentifier(project="p", domain="d", name=name)
         )
@@ -64,7 +64,7 @@ class Api(admin_pb2_grpc.AdminServiceServicer, dataproxy_pb2_grpc.DataProxyServi
         self.executions[name] = found
         return found
 
-    def node(self, node_id: str, *, parent: str = "", phase: int = core.NodeExecution.SUCCEEDED) -> Any:
+    def node(self, node_id: str, *, parent: str = "", phase: Any = core.NodeExecution.SUCCEEDED) -> Any:
         found = node_execution_pb2.NodeExecution()
         found.id.execution_id.CopyFrom(identifier_pb2.WorkflowExecutionIdentifier(project="p", domain="d", name="n"))
         found.id.node_id = node_id
@@ -75,7 +75,7 @@ class Api(admin_pb2_grpc.AdminServiceServicer, dataproxy_pb2_grpc.DataProxyServi
         self.nodes[parent].append(found)
         return found
 
-    def attempt(self, node_id: str, number: int = 0, phase: int = core.TaskExecution.SUCCEEDED) -> Any:
+    def attempt(self, node_id: str, number: int = 0, phase: Any = core.TaskExecution.SUCCEEDED) -> Any:
         found = task_execution_pb2.TaskExecution()
         found.id.node_execution_id.node_id = node_id
         found.id.task_id.CopyFrom(self.identifier("my.task", identifier_pb2.TASK))
@@ -86,7 +86,7 @@ class Api(admin_pb2_grpc.AdminServiceServicer, dataproxy_pb2_grpc.DataProxyServi
         return found
 
     @staticmethod
-    def identifier(name: str, kind: int) -> Any:
+    def identifier(name: str, kind: Any) -> Any:
         return identifier_pb2.Identifier(resource_type=kind, project="p", domain="d", name=name, version="v/1")
 
     async def ListProjects(self, request: Any, context: Any) -> Any:
@@ -229,7 +229,9 @@ async def site() -> AsyncIterator[Site]:
 @pytest.fixture
 def entities() -> tuple[Any, Any, Any]:
     """A workflow, a task and a launch plan."""
-    workflow, task, plan = workflow_pb2.Workflow(), task_pb2.Task(), launch_plan_pb2.LaunchPlan()
+    workflow: Any = workflow_pb2.Workflow()
+    task: Any = task_pb2.Task()
+    plan: Any = launch_plan_pb2.LaunchPlan()
     workflow.id.CopyFrom(Api.identifier("my.wf", identifier_pb2.WORKFLOW))
     template = workflow.closure.compiled_workflow.primary.template
     template.interface.inputs.variables["count"].type.simple = 1

@@ -10,7 +10,7 @@ import pytest
 from flyteidl.admin import execution_pb2, launch_plan_pb2, node_execution_pb2, task_execution_pb2
 from flyteidl.core import literals_pb2, workflow_pb2
 from google.protobuf import any_pb2, json_format, message_factory, struct_pb2, timestamp_pb2
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,7 +55,7 @@ def scalar(draw: st.DrawFn, field: Any) -> Any:
 
 
 @st.composite
-def messages(draw: st.DrawFn, kind: Descriptor, depth: int = 4) -> Any:
+def messages(draw: st.DrawFn, kind: Any, depth: int = 4) -> Any:
     """A message of `kind` with some of its fields set."""
     message: Any = message_factory.GetMessageClass(kind)()
     match kind.full_name:
@@ -168,7 +168,7 @@ def test_the_first_years_have_four_digits() -> None:
 
 
 def test_an_enum_value_that_is_not_known_is_its_number() -> None:
-    execution = execution_pb2.Execution()
+    execution: Any = execution_pb2.Execution()
     execution.closure.phase = 99
     assert json.loads(jsonform.to_json(execution, camel_case=False))["closure"]["phase"] == 99
 
@@ -195,7 +195,7 @@ def test_anys_within_anys_end() -> None:
 
 
 def test_conversion_by_bytes_is_the_same() -> None:
-    execution = execution_pb2.Execution()
+    execution: Any = execution_pb2.Execution()
     execution.closure.workflow_id.name = "wf"
     module, name = jsonform.module_of(execution.DESCRIPTOR), execution.DESCRIPTOR.full_name
     text = jsonform.to_json_from_bytes(module, name, execution.SerializeToString(), True)

@@ -24,7 +24,8 @@ KNOWN = bindings(
 
 def filled(binding: Binding) -> tuple[str, list[Any]]:
     """A path of the binding, and the values that it must set."""
-    path, values = "", []
+    path = ""
+    values: list[Any] = []
     for segment in binding.segments:
         if segment is not None:
             path += f"/{segment}"
