@@ -86,6 +86,23 @@ def test_collections_are_bounded_and_say_so() -> None:
     assert literals.of_literal(primitive(string_value="x" * 10_000)).text.endswith("… (10000 characters)")
 
 
+def count(value: Value) -> int:
+    return 1 + sum(count(each) for _, each in value.entries)
+
+
+def test_lists_of_lists_of_lists_are_bounded_in_all() -> None:
+    outer = literals_pb2.LiteralMap()
+    for _ in range(40):
+        row = outer.literals["x"].collection.literals.add()
+        for _ in range(40):
+            cell = row.collection.literals.add()
+            for _ in range(40):
+                cell.collection.literals.add().CopyFrom(primitive(integer=1))
+    shown = literals.of_map(outer)
+    assert count(shown) <= literals.MAX_VALUES + 1
+    assert shown.entries[0][1].entries[-1][1].more > 0
+
+
 @pytest.mark.parametrize("kind", ["collection", "map", "union"])
 def test_nesting_is_bounded(kind: str) -> None:
     literal = primitive(integer=1)

@@ -6,7 +6,7 @@ What was left out is said.  Source: spec/console.md, section 3.9; flyteidl core/
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,6 +16,9 @@ from google.protobuf import json_format
 
 MAX_ITEMS = 100
 """Of one list or map; the rest is counted."""
+
+MAX_VALUES = 1_000
+"""Of one map of literals, all that is inside counted."""
 
 MAX_CHARACTERS = 8_000
 """Of one text."""
@@ -38,24 +41,42 @@ class Value:
 
 def of_map(literals: Any) -> Value:
     """A flyteidl.core.LiteralMap."""
-    return _map(literals.literals, 0)
+    return _map(literals.literals, 0, _Room())
 
 
-def of_literal(literal: Any, depth: int = 0) -> Value:
+def of_literal(literal: Any) -> Value:
     """A flyteidl.core.Literal."""
+    return _literal(literal, 0, _Room())
+
+
+class _Room:
+    """How many values may still be shown."""
+
+    def __init__(self) -> None:
+        self.left = MAX_VALUES
+
+    def take(self, items: Sequence[Any]) -> int:
+        """How many of `items` there is room for."""
+        taken = min(len(items), MAX_ITEMS, self.left)
+        self.left -= taken
+        return taken
+
+
+def _literal(literal: Any, depth: int, room: _Room) -> Value:
     if depth > MAX_DEPTH:
         return Value("none", "nested more deeply than is shown")
     kind = literal.WhichOneof("value")
     if kind == "collection":
         items = literal.collection.literals
-        shown = ((str(index), each) for index, each in enumerate(items[:MAX_ITEMS]))
-        return Value("list", entries=_entries(shown, depth), more=max(0, len(items) - MAX_ITEMS))
+        count = room.take(items)
+        shown = ((str(index), each) for index, each in enumerate(items[:count]))
+        return Value("list", entries=_entries(shown, depth, room), more=len(items) - count)
     if kind == "map":
-        return _map(literal.map.literals, depth)
+        return _map(literal.map.literals, depth, room)
     if kind == "offloaded_metadata":
         offloaded = literal.offloaded_metadata
         return Value("uri", offloaded.uri, f"stored apart, {size(offloaded.size_bytes)}")
-    return _scalar(literal.scalar, depth) if kind == "scalar" else Value("none", "not set")
+    return _scalar(literal.scalar, depth, room) if kind == "scalar" else Value("none", "not set")
 
 
 def size(count: int) -> str:
@@ -100,22 +121,23 @@ def span(seconds: float) -> str:
     return f"{sign}{whole} s"
 
 
-def _map(literals: Mapping[str, Any], depth: int) -> Value:
+def _map(literals: Mapping[str, Any], depth: int, room: _Room) -> Value:
     names = sorted(literals)
-    shown = ((name, literals[name]) for name in names[:MAX_ITEMS])
-    return Value("map", entries=_entries(shown, depth), more=max(0, len(names) - MAX_ITEMS))
+    count = room.take(names)
+    shown = ((name, literals[name]) for name in names[:count])
+    return Value("map", entries=_entries(shown, depth, room), more=len(names) - count)
 
 
-def _entries(items: Iterable[tuple[str, Any]], depth: int) -> tuple[tuple[str, Value], ...]:
-    return tuple((name, of_literal(each, depth + 1)) for name, each in items)
+def _entries(items: Iterable[tuple[str, Any]], depth: int, room: _Room) -> tuple[tuple[str, Value], ...]:
+    return tuple((name, _literal(each, depth + 1, room)) for name, each in items)
 
 
-def _scalar(scalar: Any, depth: int) -> Value:
+def _scalar(scalar: Any, depth: int, room: _Room) -> Value:
     kind = scalar.WhichOneof("value")
     if kind == "primitive":
         return _primitive(scalar.primitive)
     if kind == "union":
-        return of_literal(scalar.union.value, depth + 1)
+        return _literal(scalar.union.value, depth + 1, room)
     if kind == "blob":
         kind_of = scalar.blob.metadata.type
         what = "directory" if kind_of.dimensionality else "file"
