@@ -27,11 +27,11 @@ _BIN = Path(sys.executable).parent
 
 
 def wait_until(what: str, look: Callable[[], T | None], *, seconds: float = 60.0, every: float = 0.02) -> T:
-    """The first value of `look` that is neither None nor False.  Raises AssertionError after `seconds`."""
+    """The first value of `look` that counts as true.  Raises AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         found = look()
-        if found is not None and found is not False:
+        if found:
             return found
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
         time.sleep(every)
