@@ -125,7 +125,7 @@ class Propeller:
         assert self._group is not None
         execution = Execution(assignment, session, self._around, self._dropped)
         self._executions[assignment.execution_id] = execution
-        log.info("execution leased", execution=execution.name, epoch=execution.epoch)
+        log.info("execution leased", execution=execution.name, id=execution.execution_id, epoch=execution.epoch)
         self._group.create_task(self._drive(execution), name=f"execution {execution.name}")
 
     async def _drive(self, execution: Execution) -> None:

@@ -58,6 +58,7 @@ NODE_EVENT: Mapping[NodePhase, int] = {
     NodePhase.ABORTED: _N.ABORTED,
 }
 _LIVE_NAMES = {"QUEUED", "RUNNING", "DYNAMIC_RUNNING"}
+_FINISHED_TASK = frozenset({TaskPhase.SUCCEEDED, TaskPhase.ABORTED, TaskPhase.FAILED, TaskPhase.RETRYABLE_FAILED})
 
 
 class Transcript:
@@ -190,9 +191,15 @@ class Transcript:
             event.error.CopyFrom(error_of(transition.failure))
         elif transition.phase is TaskPhase.SUCCEEDED:
             event.output_uri = f"{self._layout.output_dir(node, transition.attempt)}/outputs.pb"
-        return journal_pb2.TaskChange(
+        change = journal_pb2.TaskChange(
             node_id=node.unique_id, attempt=transition.attempt, event=event.SerializeToString()
         )
+        if transition.phase is not TaskPhase.QUEUED and transition.phase not in _FINISHED_TASK:
+            # Other phases come with a change of the node, whose state has them.
+            change.state = state_pb2.NodeState(
+                attempts=transition.attempt, task_phase=transition.phase, task_version=transition.version
+            ).SerializeToString()
+        return change
 
 
 def _item(transition: ItemTransition) -> journal_pb2.ItemsChange:
@@ -244,6 +251,9 @@ def read(assignment: journal_pb2.Assignment) -> SavedWorkflow:
     nodes: dict[str, SavedNode] = {}
     for snapshot in assignment.nodes:
         state = state_pb2.NodeState.FromString(snapshot.state)
+        task = state_pb2.NodeState.FromString(snapshot.attempt_state)
+        if not task.task_phase or task.attempts != state.attempts or state.task_phase in _FINISHED_TASK:
+            task = state  # it is older than the node's
         nodes[snapshot.node_id] = SavedNode(
             phase=NodePhase(state.phase),
             attempts=state.attempts,
@@ -251,8 +261,8 @@ def read(assignment: journal_pb2.Assignment) -> SavedWorkflow:
             queued_at=state.queued_at,
             attempt_at=state.attempt_at,
             choice=state.choice - 1,
-            task_phase=TaskPhase(state.task_phase),
-            task_version=state.task_version,
+            task_phase=TaskPhase(task.task_phase),
+            task_version=task.task_version,
             failure=failure_of(snapshot.error),
         )
     workflow = state_pb2.WorkflowState.FromString(assignment.workflow_state)

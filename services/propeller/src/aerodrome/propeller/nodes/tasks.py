@@ -28,6 +28,7 @@ from aerodrome.plugins.api import (
 from aerodrome.plugins.config import TaskPluginsConfig
 from aerodrome.plugins.names import pod_name
 from aerodrome.plugins.registry import Registry
+from aerodrome.plugins.status import deleted_externally
 from aerodrome.plugins.templating import uses_inputs, uses_task_template
 from aerodrome.propeller.engine.budget import Limits, interruptible_now
 from aerodrome.propeller.engine.phases import TaskPhase
@@ -80,6 +81,13 @@ class TaskHandler:
             context = await self._context(run, node, attempt)
             pod = plugin.build(context)
             name = pod["metadata"]["name"]
+            if node.task_phase is TaskPhase.RUNNING and await self._hub.runtime.get(run.namespace, name) is None:
+                # It ran, as the journal says, and may have written something: it is lost, and not to be made anew.
+                info = deleted_externally(name)
+                assert info.failure is not None
+                failure = info.failure
+                run.post(lambda engine, now: engine.failed(node, attempt, failure, now, info))
+                return
             watch = _Attempt(self, run, node, attempt, plugin, context)
             node.memo["pod"] = name
             self._hub.listen(run.namespace, name, watch.seen)
