@@ -52,6 +52,8 @@ _RESTART_SECONDS = 1.0
 _MESSAGE_LINES = 20
 _MESSAGE_CHARACTERS = 2_048
 _LAUNCH_TRIES = 3
+_WARM_LIMIT = 16
+"""Children that wait ahead of need at most, each of which holds some 13 MB of its own."""
 _MEMORY_RESERVE = 0.05
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -140,7 +142,7 @@ class LocalRuntime:
         self._grace = grace
         self._cache = zygote.Distributions(str(self._directory.root / "cache"), cache_limit)
         self._settings = zygotes.Settings(
-            warm=max(1, self._slots),
+            warm=max(1, min(self._slots, _WARM_LIMIT)),
             outlive_seconds=outlive.total_seconds(),
             grace_seconds=_STOP_SECONDS,
             cache=self._directory.root / "cache",
