@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib
-import ipaddress
 import os
 import signal
 import subprocess
@@ -299,11 +298,9 @@ def _image(text: str) -> tuple[str, Path]:
 
 
 def _check_host(host: str, insecure_bind: bool) -> None:
-    try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback and not insecure_bind:
+    from aerodrome.sandbox.config import is_loopback
+
+    if not is_loopback(host) and not insecure_bind:
         raise click.ClickException(
             f"{host} is beyond this machine, and nobody is asked who they are: whoever reaches the port can run "
             "commands here. Say --insecure-bind if that is what you want"

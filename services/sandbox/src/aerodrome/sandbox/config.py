@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +26,22 @@ class SandboxConfig:
     propeller: PropellerConfig
 
     @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the port; then HTTP answers to this machine's own names alone."""
+        return is_loopback(self.host)
+
+    @property
     def embedded_database(self) -> bool:
         """Whether we bring the database: nobody named another."""
         return "host" not in self.admin.database.postgres.model_fields_set
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on is reached from this machine alone."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def read(

@@ -83,14 +83,14 @@ class Platform:
             runtime_directory = config.propeller.propeller.runtime.directory
             assert runtime_directory is not None
             app = self._http(server, channel, storage, signer, telemetry, runtime_directory)
-            async with http.serving(app) as protocol_factory:
+            async with http.serving(app) as protocol_factory, AsyncExitStack() as serving:
                 port = OnePort(config.host, config.port, socket, protocol_factory)
                 await port.start()
                 self._port = port.port
                 await admin.prepare()
-                stack.push_async_callback(port.stop)
+                serving.push_async_callback(port.stop)
                 await server.start()
-                stack.push_async_callback(server.stop)
+                serving.push_async_callback(server.stop)
                 runtime = local_runtime(config.propeller, runtime_directory, self._task_environment(), self._clock)
                 propeller = Propeller(
                     config.propeller,
@@ -126,7 +126,7 @@ class Platform:
         runtime_directory: Path,
     ) -> web.Application:
         app = web.Application(
-            middlewares=[*http.middlewares()],
+            middlewares=[*http.middlewares(allowed_hosts=http.LOOPBACK_HOSTS if self._config.loopback else None)],
             client_max_size=self._config.admin.server.grpc.max_message_size_bytes or 64 << 20,
         )
         app.add_routes(gateway.routes(server.registry))
@@ -146,7 +146,8 @@ class Platform:
         return app
 
     def _public_url(self) -> str:
-        host = self._config.host if self._config.host not in ("0.0.0.0", "::") else "localhost"
+        # People open localhost, and a link from there to another name of this machine would be a foreign one.
+        host = "localhost" if self._config.host in ("127.0.0.1", "::1", "0.0.0.0", "::") else self._config.host
         return f"http://{f'[{host}]' if ':' in host else host}:{self._port}"
 
     def _task_environment(self) -> dict[str, str]:
