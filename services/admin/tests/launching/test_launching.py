@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from typing import Any
 
 import grpc
@@ -49,7 +50,8 @@ async def inputs_of(platform: Any, name: str, column: str = "inputs_uri") -> dic
 
 async def assigned(platform: Any, cluster: str = "local") -> Assignment:
     """The next execution that a data plane of `cluster` is handed."""
-    session = await platform.journal.OpenSession(OpenSessionRequest(cluster=cluster, holder="test"))
+    holder = uuid.uuid4().hex  # not one that comes back: that would free what it held
+    session = await platform.journal.OpenSession(OpenSessionRequest(cluster=cluster, holder=holder))
     call = platform.journal.Lease(LeaseRequest(session_id=session.session_id, capacity=1))
     async with asyncio.timeout(10):
         response = await call.read()
@@ -468,8 +470,10 @@ class TestSingleTasks:
 
     async def test_its_inputs_are_checked(self, ready: Any, build: Any) -> None:
         request = build.execution_request("e1", build.identifier(TASK, "t"), a=None)
+        before = await ready.database.fetchval("SELECT count(*) FROM workflows"), await counts(ready)
         error = await refused(ready.stub.CreateExecution(request), CODE.INVALID_ARGUMENT)
         assert error.details() == "expected_inputs a missing"
+        assert (await ready.database.fetchval("SELECT count(*) FROM workflows"), await counts(ready)) == before
 
     async def test_a_missing_task_is_not_found(self, ready: Any, build: Any) -> None:
         request = build.execution_request(launch=build.identifier(TASK, "no"))
