@@ -224,6 +224,12 @@ class TestWorkflows:
         assert error.details().startswith("failed to compile workflow for [")
         assert "missing entity of type TASK with identifier " in error.details()
 
+    async def test_a_reference_of_no_known_type_is_an_invalid_argument(self, platform: Any, build: Any) -> None:
+        request = build.workflow_request()
+        request.spec.template.nodes[0].task_node.reference_id.resource_type = 77
+        error = await refused(platform.stub.CreateWorkflow(request), CODE.INVALID_ARGUMENT)
+        assert "missing entity of type 77 with identifier " in error.details()
+
     async def test_compile_errors_are_told_whole(self, platform: Any, build: Any) -> None:
         await platform.stub.CreateTask(build.task_request())
         request = build.workflow_request()

@@ -26,7 +26,7 @@ from aerodrome.admin.config import AdminConfig
 from aerodrome.admin.domain.compilation import Compiled
 from aerodrome.admin.domain.naming import path_segment
 from aerodrome.admin.domain.tasks import check_description
-from aerodrome.admin.domain.validation import check_identifier, missing, not_found, proto_text
+from aerodrome.admin.domain.validation import check_identifier, missing, not_found, proto_text, resource_type_name
 from aerodrome.admin.managers.compiling import Compiler
 from aerodrome.admin.managers.projects import Place
 from aerodrome.admin.repositories.launch_plans import LaunchPlanRepository
@@ -135,7 +135,7 @@ class WorkflowManager:
             found = {*(key_of(task.template.id) for task in tasks), *launch_plans}
             for wanted in (*task_ids, *launch_plan_ids):
                 if key_of(wanted) not in found:
-                    kind = ResourceType.Name(wanted.resource_type)
+                    kind = resource_type_name(wanted.resource_type)
                     raise InvalidArgument(f"missing entity of type {kind} with identifier {proto_text(wanted)}")
             return await self._compiler.compile(spec, tasks, launch_plans, created_at)
         except InvalidArgument as error:
