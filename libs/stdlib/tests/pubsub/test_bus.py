@@ -65,13 +65,13 @@ class BusContract:
             await one.ack(first)
             assert await nothing_comes(one)
 
-    async def test_a_message_that_is_still_handled_can_be_extended(self, quick: Bus) -> None:
-        async with quick.subscribe("t", "g") as one, quick.subscribe("t", "g") as two:
-            await quick.publish("t", b"x")
+    async def test_a_message_that_is_still_handled_can_be_extended(self, unhurried: Bus) -> None:
+        async with unhurried.subscribe("t", "g") as one, unhurried.subscribe("t", "g") as two:
+            await unhurried.publish("t", b"x")
             message = await soon(one)
             waiting = asyncio.create_task(soon(two))
-            for _ in range(10):
-                await asyncio.wait([waiting], timeout=0.02)
+            for _ in range(6):  # longer in total than a message is waited for
+                await asyncio.wait([waiting], timeout=0.25)
                 await one.extend(message)
             assert not waiting.done()
             await one.ack(message)
@@ -264,6 +264,10 @@ class TestMemoryBus(BusContract):
         return MemoryBus(max_attempts=3, ack_wait=timedelta(milliseconds=50))
 
     @pytest.fixture
+    async def unhurried(self) -> Bus:
+        return MemoryBus(max_attempts=3, ack_wait=timedelta(seconds=1))
+
+    @pytest.fixture
     async def small(self) -> Bus:
         return MemoryBus(backlog=3)
 
@@ -291,6 +295,13 @@ class TestPostgresBus(BusContract):
         async with fresh_database(postgres_server) as database:
             await database.execute(PUBSUB_DDL)
             async with PostgresBus(database, max_attempts=3, poll=QUICK, ack_wait=timedelta(milliseconds=50)) as bus:
+                yield bus
+
+    @pytest.fixture
+    async def unhurried(self, postgres_server: ServerForTests) -> AsyncIterator[Bus]:
+        async with fresh_database(postgres_server) as database:
+            await database.execute(PUBSUB_DDL)
+            async with PostgresBus(database, max_attempts=3, poll=QUICK, ack_wait=timedelta(seconds=1)) as bus:
                 yield bus
 
     @pytest.fixture

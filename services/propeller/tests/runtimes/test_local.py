@@ -438,7 +438,8 @@ async def test_a_task_runs_below_the_platforms_priority_in_its_own_session(runti
 async def test_signals_are_as_a_new_process_has_them(runtime: LocalRuntime) -> None:
     await run_pod(runtime, make_pod("signals", ["grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"]))
     lines = (await runtime.tail("tests", "signals")).splitlines()
-    assert [int(line.split()[1], 16) for line in lines] == [0, 0]
+    own = 0b11 << 31  # signals 32 and 33 are the C library's own: posix_spawn leaves them ignored, and nobody can tell
+    assert [int(line.split()[1], 16) & ~own for line in lines] == [0, 0]
 
 
 MEMORY = Path("/sys/fs/cgroup/memory")
