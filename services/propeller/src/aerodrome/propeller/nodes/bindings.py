@@ -19,7 +19,10 @@ Outputs = Callable[[str], Awaitable[literals_pb2.LiteralMap]]
 Load = Callable[[literals_pb2.Literal], Awaitable[literals_pb2.Literal]]
 """The value of an offloaded literal."""
 
-MAX_DEPTH = 100
+MAX_DEPTH = 45
+"""Levels of nested bindings: protobuf reads messages of 100 levels, and each of these takes two."""
+
+_MSGPACK = "msgpack"
 
 
 class Unresolvable(Exception):
@@ -110,6 +113,9 @@ def attribute(literal: literals_pb2.Literal, path: Sequence[types_pb2.PromiseAtt
             return _from_binary(literal.scalar.binary, path[position:])
         else:
             raise _bad(f"{_text(step)} cannot be selected from a {kind or 'literal without a value'}")
+    if literal.scalar.binary.tag == _MSGPACK:
+        # A member of a packed list that was selected whole: as plain as if the path had led into it.
+        return _from_binary(literal.scalar.binary, ())
     return literal
 
 
@@ -121,11 +127,11 @@ def _element(literal: literals_pb2.Literal, index: int) -> literals_pb2.Literal:
 
 
 def _from_binary(binary: literals_pb2.Binary, path: Sequence[types_pb2.PromiseAttribute]) -> literals_pb2.Literal:
-    if binary.tag != "msgpack":
+    if binary.tag != _MSGPACK:
         raise _bad(f"attributes can be selected from msgpack values only, and this one is tagged {binary.tag!r}")
     try:
         value = msgpack.unpackb(binary.value, strict_map_key=False)  # type: ignore[attr-defined, no-untyped-call]
-    except (ValueError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, msgpack.UnpackException) as error:  # TypeError: a list or a map as a key
         raise _bad(f"the value is not valid msgpack: {error}") from error
     return _from_msgpack(_walk(value, path))
 
@@ -166,7 +172,7 @@ def _from_msgpack(value: Any) -> literals_pb2.Literal:
 
 def _packed(value: Any) -> literals_pb2.Literal:
     return literals_pb2.Literal(
-        scalar=literals_pb2.Scalar(binary=literals_pb2.Binary(value=msgpack.packb(value), tag="msgpack"))
+        scalar=literals_pb2.Scalar(binary=literals_pb2.Binary(value=msgpack.packb(value), tag=_MSGPACK))
     )
 
 
@@ -204,6 +210,7 @@ def _from_struct(value: Any) -> literals_pb2.Literal:
         literal.collection.SetInParent()
         literal.collection.literals.extend(_from_struct(member) for member in value)
     else:
+        literal.scalar.generic.SetInParent()
         literal.scalar.generic.update(value)
     return literal
 
