@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +20,10 @@ from .instance import DEFAULT_PORT, Instance, is_free, running
 PROJECT = "flytesnacks"
 DOMAIN = "development"
 WORKFLOWS = Path(__file__).parent / "workflows"
+SCRIPTS = Path(__file__).parent / "scripts"
+IDLE_SECONDS = 121
+Finish = Callable[[], tuple[int, str, str]]
+"""Waits for the end of a process: its exit code, what it said, what it complained of."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -87,3 +93,46 @@ def registered(instance: Instance, remote: FlyteRemote, project_folder: Path) ->
     done = instance.pyflyte("register", "--version", "v1", *files, cwd=project_folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return Registered(project_folder, "v1", done.stdout + done.stderr, remote)
+
+
+@pytest.fixture(scope="session")
+def patient_clients(instance: Instance, registered: Registered) -> Iterator[dict[str, Finish]]:
+    """Each script in a process of its own; the functions wait for their ends."""
+    endpoint = "" if instance.port == DEFAULT_PORT else instance.endpoint
+    commands = {
+        "waiting": ["kinds.summary", registered.version, endpoint],
+        "idle": [str(IDLE_SECONDS), endpoint],
+    }
+    started = {
+        name: subprocess.Popen(
+            [sys.executable, str(SCRIPTS / f"{name}.py"), *arguments],
+            env={**instance.environment, "GRPC_VERBOSITY": "info"},
+            cwd=instance.home,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name, arguments in commands.items()
+    }
+
+    def finish(process: subprocess.Popen[str]) -> Finish:
+        def wait() -> tuple[int, str, str]:
+            said, complained = process.communicate(timeout=IDLE_SECONDS + 60)
+            return process.returncode, said, complained
+
+        return wait
+
+    try:
+        yield {name: finish(process) for name, process in started.items()}
+    finally:
+        for process in started.values():
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def early_start(request: pytest.FixtureRequest) -> None:
+    """Start the patient clients before the first test if any test looks at them, so that nobody waits for long."""
+    if any("patient_clients" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("patient_clients")

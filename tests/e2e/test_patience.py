@@ -2,55 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-
 import pytest
 
-from .conftest import Registered
-from .instance import DEFAULT_PORT, Instance
-
-SCRIPTS = Path(__file__).parent / "scripts"
-IDLE_SECONDS = 121
-Finish = Callable[[], tuple[int, str, str]]
-
-
-@pytest.fixture(scope="session")
-def patient_clients(instance: Instance, registered: Registered) -> Iterator[dict[str, Finish]]:
-    """Each script in a process of its own; the functions wait for their ends."""
-    endpoint = "" if instance.port == DEFAULT_PORT else instance.endpoint
-    commands = {
-        "waiting": ["kinds.summary", registered.version, endpoint],
-        "idle": [str(IDLE_SECONDS), endpoint],
-    }
-    started = {
-        name: subprocess.Popen(
-            [sys.executable, str(SCRIPTS / f"{name}.py"), *arguments],
-            env={**instance.environment, "GRPC_VERBOSITY": "info"},
-            cwd=instance.home,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for name, arguments in commands.items()
-    }
-
-    def finish(process: subprocess.Popen[str]) -> Finish:
-        def wait() -> tuple[int, str, str]:
-            said, complained = process.communicate(timeout=IDLE_SECONDS + 60)
-            return process.returncode, said, complained
-
-        return wait
-
-    try:
-        yield {name: finish(process) for name, process in started.items()}
-    finally:
-        for process in started.values():
-            process.kill()
-            process.wait()
+from .conftest import Finish
 
 
 @pytest.mark.timeout(240)
