@@ -38,7 +38,18 @@ from aerodrome.stdlib.errors import (
 )
 from aerodrome.stdlib.postgres.database import Database
 
-from .conftest import Events, Executions, Hold, Replica, open_session, open_stream, replica
+from .conftest import (
+    ACCEPTED,
+    REPEATED,
+    Events,
+    Executions,
+    Hold,
+    Replica,
+    open_session,
+    open_stream,
+    replica,
+    transition,
+)
 
 
 def detail(error: AerodromeError) -> str:
@@ -408,6 +419,22 @@ async def test_inline_data_are_stored_and_referred_to(plane: Replica, executions
         assert LiteralMap.FromString(await plane.storage.read(reference)) == literals(size)
         assert str(execution_id) in reference
     await executions.check(execution_id)
+
+
+async def test_data_of_what_was_not_recorded_are_taken_away_again(plane: Replica, hold: Hold) -> None:
+    holder = await hold()
+    events = Events()
+    done = events.node("n0", "SUCCEEDED", output_data=literals(8))
+    request = holder.request(transition(done), transition(done))
+    for _ in range(2):  # the second time it is a repeat
+        statuses = [each.status for each in (await holder.send(request)).results]
+        assert statuses == [ACCEPTED, REPEATED]
+    assert (await holder.send(holder.request(transition(done), epoch=holder.epoch + 1))).status != 1
+    with pytest.raises(FailedPrecondition):
+        await plane.report(events.task("n0", "RUNNING", input_data=literals(6)))
+    stored = [reference async for reference, _ in plane.storage.list(plane.storage.base)]
+    assert len(stored) == 1
+    assert LiteralMap.FromString(await plane.storage.read(stored[0])) == literals(8)
 
 
 async def test_inline_data_stay_where_the_policy_says_so(database: Database, executions: Executions) -> None:

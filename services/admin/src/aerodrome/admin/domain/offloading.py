@@ -1,13 +1,15 @@
 """Where inline data of events is stored, instead of in the database.
 
-References contain the execution's id and a digest of the data: a repeated or refused event can never change what an
-accepted one refers to.  Source: spec/control-plane.md sections 5 and 13.
+References contain the execution's id, a digest of the data, and what nobody else has: a repeated or refused event can
+never change what an accepted one refers to, and what was stored for it can be taken away again.  Source:
+spec/control-plane.md sections 5 and 13.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,7 +42,7 @@ def part(text: str) -> str:
 def data_path(place: ExecutionPlace, owner: Sequence[str], what: str, data: bytes) -> tuple[str, ...]:
     """Elements of the path at which `what` (`offloaded_inputs`, `offloaded_outputs`) of an execution, or of the node or
     attempt that `owner` names, is stored."""
-    return ("metadata", *place.parts, *map(part, owner), what, _digest(data))
+    return ("metadata", *place.parts, *map(part, owner), what, _name(data))
 
 
 def dynamic_workflow_path(
@@ -48,8 +50,8 @@ def dynamic_workflow_path(
 ) -> tuple[str, ...]:
     """Elements of the path at which the workflow that a dynamic node made is stored."""
     identity = "_".join((workflow.project, workflow.domain, workflow.name, workflow.version))
-    return (*prefix, *place.parts, part(node_id), part(identity), _digest(data))
+    return (*prefix, *place.parts, part(node_id), part(identity), _name(data))
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:32]
+def _name(data: bytes) -> str:
+    return f"{hashlib.sha256(data).hexdigest()[:32]}-{secrets.token_hex(8)}"

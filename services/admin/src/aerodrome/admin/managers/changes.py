@@ -49,12 +49,17 @@ MAX_STATE_BYTES = 8 * 2**20
 
 @dataclass(slots=True)
 class WorkflowReport:
-    """A change of the execution itself."""
+    """A change of the execution itself.
+
+    `stored` is where its inline data were put, which nothing refers to unless it was `recorded`; so for all reports.
+    """
 
     transition: Transition
     event: WorkflowExecutionEvent | None
     state: bytes
     refused: Refused | None = None
+    stored: tuple[str, ...] = ()
+    recorded: bool = False
 
     kind = EntryKind.WORKFLOW
 
@@ -69,6 +74,8 @@ class NodeReport:
     state: bytes
     around: Surroundings = NOWHERE
     refused: Refused | None = None
+    stored: tuple[str, ...] = ()
+    recorded: bool = False
 
     kind = EntryKind.NODE
 
@@ -83,6 +90,8 @@ class TaskReport:
     event: TaskExecutionEvent | None
     state: bytes
     refused: Refused | None = None
+    stored: tuple[str, ...] = ()
+    recorded: bool = False
 
     kind = EntryKind.TASK
 
@@ -95,6 +104,8 @@ class ItemsReport:
     node_id: str
     changes: tuple[ItemChange, ...]
     refused: Refused | None = None
+    stored: tuple[str, ...] = ()
+    recorded: bool = False
 
     kind = EntryKind.ITEMS
 

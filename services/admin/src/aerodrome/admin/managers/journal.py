@@ -150,8 +150,9 @@ class JournalWriter:
         the request, which changes nothing that was applied already.
         """
         results: list[ExecutionAppendResult | None] = [None] * len(request.executions)
-        waiting: list[tuple[int, asyncio.Future[Outcome]]] = []
+        waiting: list[tuple[int, Sequence[Report], asyncio.Future[Outcome]]] = []
         for position, execution in enumerate(request.executions):
+            reports: Sequence[Report] = ()
             try:
                 reports = await self._decode(execution)
                 for report in reports:
@@ -159,6 +160,7 @@ class JournalWriter:
                         await self._offload(execution.execution_id, report)
             except InvalidArgument as error:
                 results[position] = _invalid(execution.execution_id, error.message)
+                await self._take_back(reports)
                 continue
             operation = Append(
                 execution_id=execution.execution_id,
@@ -167,11 +169,13 @@ class JournalWriter:
                 first_sequence=execution.first_sequence,
                 reports=reports,
             )
-            waiting.append((position, await self._lane_of(execution.execution_id).put(operation)))
+            waiting.append((position, reports, await self._lane_of(execution.execution_id).put(operation)))
         if waiting:
-            await asyncio.wait([future for _, future in waiting])
-        for position, future in waiting:
+            await asyncio.wait([future for _, _, future in waiting])
+        for position, reports, future in waiting:
             outcome = future.result()
+            if not isinstance(outcome, _TRANSIENT):
+                await self._take_back(reports)
             if isinstance(outcome, ExecutionAppendResult):
                 results[position] = outcome
             elif isinstance(outcome, _TRANSIENT) or outcome is None:
@@ -235,13 +239,19 @@ class JournalWriter:
         *,
         of_a_part: bool,
     ) -> None:
-        if _carries_data(report):
-            await self._offload(execution_id, report)
         try:
+            if _carries_data(report):
+                await self._offload(execution_id, report)
             await self._do(Event(execution_id, report))
         except Gone as error:
             self._forget_identity(identifier)
+            await self._take_back([report])
             raise unknown_execution(identifier, of_a_part=of_a_part) from error
+        except _TRANSIENT:
+            raise  # perhaps it was recorded after all
+        except AerodromeError:
+            await self._take_back([report])
+            raise
 
     # --- what the control plane decides
 
@@ -358,9 +368,9 @@ class JournalWriter:
             return  # the journal will say that there is no such execution
         owner = _owner(event)
         if event.WhichOneof("output_result") == "output_data" and not self._stays_inline(event.output_data):
-            event.output_uri = await self._store(place, owner, "offloaded_outputs", event.output_data)
+            event.output_uri = await self._store(report, place, owner, "offloaded_outputs", event.output_data)
         if not isinstance(event, WorkflowExecutionEvent) and event.WhichOneof("input_value") == "input_data":
-            event.input_uri = await self._store(place, owner, "offloaded_inputs", event.input_data)
+            event.input_uri = await self._store(report, place, owner, "offloaded_inputs", event.input_data)
         if isinstance(report, NodeReport) and isinstance(event, NodeExecutionEvent):
             dynamic = event.task_node_metadata.dynamic_workflow
             if dynamic.HasField("compiled_workflow"):
@@ -368,6 +378,7 @@ class JournalWriter:
                 prefix = self._config.flyteadmin.metadata_storage_prefix
                 path = dynamic_workflow_path(place, prefix, event.id.node_id, dynamic.id, data)
                 reference = self._storage.join(*path)
+                report.stored += (reference,)
                 await self._storage.write(reference, data)
                 report.around = Surroundings(dynamic_workflow_reference=reference)
             report.transition.node.event = event.SerializeToString()
@@ -382,11 +393,25 @@ class JournalWriter:
             return False
         return not remote.max_size_in_bytes or data.ByteSize() <= remote.max_size_in_bytes
 
-    async def _store(self, place: ExecutionPlace, owner: Sequence[str], what: str, data: LiteralMap) -> str:
+    async def _store(
+        self, report: Report, place: ExecutionPlace, owner: Sequence[str], what: str, data: LiteralMap
+    ) -> str:
         content = data.SerializeToString(deterministic=True)
         reference = self._storage.join(*data_path(place, owner, what, content))
+        report.stored += (reference,)
         await self._storage.write(reference, content)
         return reference
+
+    async def _take_back(self, reports: Sequence[Report]) -> None:
+        """Delete what was stored for reports that were not recorded: nothing refers to it."""
+        for report in reports:
+            if report.recorded:
+                continue
+            for reference in report.stored:
+                try:
+                    await self._storage.delete(reference)
+                except AerodromeError as error:  # it is only litter, and the caller has to hear something else
+                    log.warning("data of a refused event remain", reference=reference, error=error.message)
 
 
 def _carries_data(report: Report) -> bool:

@@ -459,6 +459,7 @@ class _Group:
             if verdict is ACCEPTED:
                 statuses.append(_TRANSITION_ACCEPTED)
                 results.append(_RESULT_ACCEPTED)
+                report.recorded = True
                 self._enter(working, report.kind, report.transition.SerializeToString())
             else:
                 result = _result_of(verdict)
@@ -487,6 +488,7 @@ class _Group:
         if lease.writer == "":
             lease.writer = Writer.EVENTS.value
             lease.state = "closed"
+        report.recorded = True
         self._enter(working, EntryKind.EVENT, report.transition.SerializeToString())
         return None
 
