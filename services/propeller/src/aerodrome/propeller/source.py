@@ -96,6 +96,7 @@ class LeaseSource:
         self._wake = asyncio.Event()
         self._slots = asyncio.Semaphore(_IN_FLIGHT)
         self.session: Session | None = None
+        """The one that is open; what is done in its name ends before it is closed."""
 
     async def run(self) -> None:
         """Hold a session, and open another when it is lost, until cancelled; then give the leases back."""
@@ -138,6 +139,7 @@ class LeaseSource:
         leasing = asyncio.create_task(self._lease(session), name="lease stream")
         try:
             await self._heartbeats(session, term)
+            self.session = None  # it ended over there: nothing is left to give back
         finally:
             leasing.cancel()
             await asyncio.gather(leasing, return_exceptions=True)
@@ -224,9 +226,8 @@ class LeaseSource:
 
     async def _close(self) -> None:
         session = self.session
-        if session is None or (session.lost.is_set() and not session.valid):
+        if session is None:
             return
-        session.lost.set()
         try:
             await self._stub.CloseSession(journal_pb2.CloseSessionRequest(session_id=session.id), timeout=2.0)
         except grpc.aio.AioRpcError as error:
