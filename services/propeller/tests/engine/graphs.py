@@ -47,6 +47,7 @@ class Shape:
     nodes: int = 8
     depth: int = 2
     failure_nodes: bool = True
+    arrays: bool = True
 
 
 def random_closure(rng: random.Random, shape: Shape) -> Closure:
@@ -112,7 +113,7 @@ def _target(
         _target(rng, shape, closure, block.case.then_node, f"{name}-t", depth - 1)
         block.else_node.id = f"{node.id}-else"
         _target(rng, shape, closure, block.else_node, f"{name}-e", depth - 1)
-    elif kind < 0.5:
+    elif kind < 0.5 and shape.arrays:
         item = node.array_node.node
         item.task_node.reference_id.CopyFrom(identifier("task", identifier_pb2.TASK))
         item.metadata.retries.retries = rng.randint(0, 2)

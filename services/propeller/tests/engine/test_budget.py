@@ -1,4 +1,4 @@
-"""Retry budgets and interruptible capacity, as vectors and through the engine.  Source: spec/data-plane.md, 1.7, 1.9."""
+"""Retry budgets and interruptible capacity: vectors, and the engine.  Source: spec/data-plane.md, 1.7, 1.9."""
 
 from __future__ import annotations
 
