@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aerodrome.idl.journal.v1 import journal_pb2, journal_pb2_grpc
@@ -25,6 +25,7 @@ HEARTBEAT = TERM / 4
 # A session
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 20), st.floats(0, 5)), max_size=6))
 def test_a_session_is_valid_for_its_term_from_when_the_heartbeat_was_sent(
     heartbeats: list[tuple[float, float]],
@@ -162,6 +163,9 @@ class Journal(journal_pb2_grpc.JournalServiceServicer):
     async def Release(self, request: Any, context: object) -> journal_pb2.ReleaseResponse:
         self.released.append(request)
         return journal_pb2.ReleaseResponse()
+
+    async def HandOver(self, request: Any, context: object) -> journal_pb2.HandOverResponse:
+        raise AssertionError("nobody hands over here")
 
 
 class Side:

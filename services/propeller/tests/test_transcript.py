@@ -369,6 +369,7 @@ def test_messages_are_bounded_and_keep_head_and_tail(length: int) -> None:
     assert f" {length - len(head) - len(tail)} characters left out" in middle
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.text(max_size=9), st.text(max_size=9), st.sampled_from(ErrorKind), st.text(max_size=9))
 def test_an_error_is_read_back_as_it_was(code: str, message: str, kind: ErrorKind, worker: str) -> None:
     failure = Failure(code, message, kind, retryable=False, worker=worker)
@@ -460,7 +461,7 @@ def progress(node: SavedNode) -> tuple[object, ...]:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**9), crashes=st.lists(st.integers(0, 15), min_size=1, max_size=3))
 def test_what_was_written_restores_what_the_engine_stood_at(seed: int, crashes: list[int]) -> None:
     rng = random.Random(seed)

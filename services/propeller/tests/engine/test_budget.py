@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from flyteidl.core import compiler_pb2, identifier_pb2
 from graphs import identifier
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aerodrome.plugins.api import ErrorKind, Failure
@@ -77,6 +77,7 @@ def test_one_budget_counts_everything_where_the_cause_is_ignored(kind: ErrorKind
     assert verdict.failure.message.startswith("[2/2] ")
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.sampled_from(ErrorKind), min_size=20, max_size=20), st.integers(1, 4), st.integers(0, 4))
 def test_attempts_stay_within_both_budgets(kinds: list[ErrorKind], max_attempts: int, systems: int) -> None:
     limits = Limits(max_system_failures=systems)
@@ -127,6 +128,7 @@ def test_attempts_count_where_the_cause_is_ignored(
     assert now is expected
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 9), st.integers(-4, 4), st.booleans())
 def test_nothing_is_interruptible_that_does_not_want_it(attempts: int, threshold: int, ignore: bool) -> None:
     limits = Limits(interruptible_failure_threshold=threshold, ignore_retry_cause=ignore)

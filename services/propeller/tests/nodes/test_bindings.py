@@ -15,7 +15,7 @@ from flyteidl.admin import execution_pb2, matchable_resource_pb2
 from flyteidl.core import compiler_pb2, identifier_pb2, literals_pb2, tasks_pb2, types_pb2, workflow_pb2
 from google.protobuf import json_format, struct_pb2
 from graphs import identifier
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aerodrome.plugins.api import ErrorKind
@@ -58,7 +58,7 @@ def mapping(**members: literals_pb2.Literal) -> literals_pb2.Literal:
     return Literal(map=literals_pb2.LiteralMap(literals=members))
 
 
-def generic(value: Mapping[str, Any]) -> literals_pb2.Literal:
+def generic(value: dict[str, Any]) -> literals_pb2.Literal:
     struct = json_format.ParseDict(value, struct_pb2.Struct())
     return Literal(scalar=literals_pb2.Scalar(generic=struct))
 
@@ -73,7 +73,7 @@ def union(inner: literals_pb2.Literal) -> literals_pb2.Literal:
 
 def unpacked(literal: literals_pb2.Literal) -> object:
     assert literal.scalar.binary.tag == "msgpack"
-    return msgpack.unpackb(literal.scalar.binary.value, strict_map_key=False)
+    return msgpack.unpackb(literal.scalar.binary.value, strict_map_key=False)  # type: ignore[attr-defined]
 
 
 def steps(*path: str | int) -> list[types_pb2.PromiseAttribute]:
@@ -309,6 +309,7 @@ _trees = st.recursive(
 )
 
 
+@settings(max_examples=50, deadline=None)
 @given(_trees, st.lists(st.text(max_size=3) | st.integers(-2, 3), min_size=1, max_size=4))
 def test_any_path_into_any_msgpack_value_selects_or_says_why(tree: object, path: list[str | int]) -> None:
     try:

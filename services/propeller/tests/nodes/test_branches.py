@@ -11,7 +11,7 @@ from flyteidl.core import compiler_pb2, condition_pb2, identifier_pb2, literals_
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from graphs import identifier
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aerodrome.plugins.api import ErrorKind, Failure
@@ -73,23 +73,27 @@ FALSE = compare(number(1), Comparison.EQ, number(2))
 WRONG = compare(variable("absent"), Comparison.EQ, number(1))
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.sampled_from(sorted(OPERATORS)), st.integers(-3, 3), st.integers(-3, 3))
 def test_integers_compare_as_integers(operation: int, left: int, right: int) -> None:
     assert holds(compare(number(left), operation, number(right)), NOTHING) is OPERATORS[operation](left, right)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.sampled_from(sorted(OPERATORS)), st.floats(-1, 1), st.floats(-1, 1))
 def test_floats_compare_as_floats(operation: int, left: float, right: float) -> None:
     condition = compare(value(Primitive(float_value=left)), operation, value(Primitive(float_value=right)))
     assert holds(condition, NOTHING) is OPERATORS[operation](left, right)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.sampled_from(sorted(OPERATORS)), st.text("ab", max_size=2), st.text("ab", max_size=2))
 def test_strings_compare_as_strings(operation: int, left: str, right: str) -> None:
     condition = compare(value(Primitive(string_value=left)), operation, value(Primitive(string_value=right)))
     assert holds(condition, NOTHING) is OPERATORS[operation](left, right)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.sampled_from(sorted(OPERATORS)), st.integers(0, 2), st.integers(0, 2), st.integers(0, 999_999_999))
 def test_instants_and_spans_compare_at_whole_seconds(operation: int, left: int, right: int, nanos: int) -> None:
     instants = compare(
@@ -160,6 +164,7 @@ def test_what_cannot_be_compared_says_why(
         holds(condition, known)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.booleans(), st.booleans())
 def test_conjunctions_are_and_and_or(left: bool, right: bool) -> None:
     sides = (TRUE if left else FALSE), (TRUE if right else FALSE)
