@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -27,6 +27,8 @@ from aerodrome.propeller.engine.state import (
     Abort,
     Finalize,
     FreeCommand,
+    ItemTransition,
+    NodeState,
     PermittedCommand,
     Prepare,
     Start,
@@ -279,8 +281,7 @@ class Execution:
 
     async def _append(self, engine: Engine, transitions: list[Transition]) -> None:
         assert self._transcript is not None
-        for begin in range(0, len(transitions), _APPEND_CHUNK):
-            part = transitions[begin : begin + _APPEND_CHUNK]
+        for part in _parts(transitions):
             result = await self._send(self._transcript.write(part))
             for transition, answer in zip(part, result.results, strict=True):
                 if answer.status == journal_pb2.TRANSITION_STATUS_ABORTING:
@@ -380,6 +381,27 @@ class Execution:
             await asyncio.sleep(delay)
             delay *= 3
         raise AssertionError("unreachable")
+
+
+def _parts(transitions: list[Transition]) -> Iterator[list[Transition]]:
+    """Appends of bounded length; what one node does at once stays together, since its state is written as it is then."""
+    begin = 0
+    while begin < len(transitions):
+        end = min(begin + _APPEND_CHUNK, len(transitions))
+        while (
+            end < len(transitions)
+            and _node(transitions[end]) is not None
+            and (_node(transitions[end]) is _node(transitions[end - 1]))
+        ):
+            end += 1
+        yield transitions[begin:end]
+        begin = end
+
+
+def _node(transition: Transition) -> NodeState | None:
+    if isinstance(transition, WorkflowTransition | ItemTransition):
+        return None
+    return transition.node
 
 
 def _resources(resolved: journal_pb2.ResolvedResources) -> matchable_resource_pb2.TaskResourceAttributes:
