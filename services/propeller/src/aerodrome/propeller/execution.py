@@ -384,7 +384,7 @@ class Execution:
 
 
 def _parts(transitions: list[Transition]) -> Iterator[list[Transition]]:
-    """Appends of bounded length; what one node does at once stays together, since its state is written as it is then."""
+    """Appends of bounded length; what a node does at once stays together: its state is written as it is by then."""
     begin = 0
     while begin < len(transitions):
         end = min(begin + _APPEND_CHUNK, len(transitions))
