@@ -19,29 +19,41 @@ from aerodrome.stdlib.config import ConfigError, load
 from aerodrome.stdlib.errors import Internal
 
 
+class Children:
+    """The processes that this one has started since the object was made; other tests may have some too."""
+
+    def __init__(self) -> None:
+        self._before = set(multiprocessing.active_children())
+
+    def now(self) -> set[Any]:
+        return set(multiprocessing.active_children()) - self._before
+
+
 class TestCompiler:
     async def test_a_process_that_dies_fails_its_work_only(self, build: Any) -> None:
+        children = Children()
         compiler = Compiler(inline_bytes=0, workers=1)
         supplied = LiteralMap()
         for at in range(200_000):
             supplied.literals["a"].collection.literals.append(build.integer(at))
         working = asyncio.create_task(compiler.resolve_inputs(ParameterMap(), LiteralMap(), supplied))
         async with asyncio.timeout(30):
-            while not multiprocessing.active_children():  # noqa: ASYNC110 - nothing tells of a new process
+            while not children.now():  # noqa: ASYNC110 - nothing tells of a new process
                 await asyncio.sleep(0.01)
-        for child in multiprocessing.active_children():
+        for child in children.now():
             child.kill()
         with pytest.raises(Internal, match="ended before it was done"):
             await working
         assert await compiler.resolve_inputs(ParameterMap(), LiteralMap(), LiteralMap()) == LiteralMap()
         await compiler.close()
-        assert not multiprocessing.active_children()
+        assert not children.now()
 
     async def test_processes_end_when_there_is_nothing_to_do(self) -> None:
+        children = Children()
         compiler = Compiler(inline_bytes=-1, workers=1, idle=timedelta(milliseconds=10))
         await compiler.resolve_inputs(ParameterMap(), LiteralMap(), LiteralMap())
         async with asyncio.timeout(10):
-            while multiprocessing.active_children():  # noqa: ASYNC110 - nor of its end
+            while children.now():  # noqa: ASYNC110 - nor of its end
                 await asyncio.sleep(0.01)
         await compiler.resolve_inputs(ParameterMap(), LiteralMap(), LiteralMap())
         await compiler.close()
