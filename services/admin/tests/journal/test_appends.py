@@ -592,6 +592,19 @@ async def test_an_append_with_too_many_transitions_is_refused(database: Database
     assert "send at most 3" in result.reason
 
 
+async def test_an_append_with_too_many_items_is_refused(database: Database, executions: Executions) -> None:
+    config = AdminConfig.model_validate({"journal": {"append_items": 10}})
+    async with replica(database, config) as plane:
+        await executions.create()
+        session_id = await open_session(plane.stub)
+        holder = Holder(plane.stub, session_id, await open_stream(plane.stub, session_id).assignment())
+        ranges = [ItemRange(first=0, last=5, phase=2) for _ in range(2)]
+        items = Transition(items=ItemsChange(node_id="n0", ranges=ranges))
+        result = await holder.send(holder.request(items))
+    assert result.status == INVALID
+    assert "changes 12 items of maps; send at most 10" in result.reason
+
+
 async def test_a_lane_that_is_full_lets_appends_wait(database: Database, executions: Executions) -> None:
     config = AdminConfig.model_validate({"journal": {"pending_transitions": 2, "writers": 1}})
     async with replica(database, config) as plane:

@@ -279,6 +279,22 @@ async def test_released_leases_go_to_the_next_session_of_the_cluster(
     assert (await open_stream(plane.stub, other).assignment()).epoch == 2
 
 
+async def test_too_many_leases_at_once_are_refused(database: Database) -> None:
+    config = AdminConfig.model_validate({"journal": {"release_leases": 2}})
+    async with replica(database, config) as plane:
+        session_id = await open_session(plane.stub)
+        keys = [LeaseKey(execution_id=number, epoch=1) for number in range(3)]
+        for call in (
+            plane.stub.Release(ReleaseRequest(session_id=session_id, leases=keys)),
+            plane.stub.HandOver(HandOverRequest(session_id=session_id, leases=keys, cluster="b")),
+        ):
+            code, text = await refusal(call)
+            assert (code, text) == (
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "3 leases are too many at once; send at most 2",
+            )
+
+
 async def test_only_a_hand_over_changes_the_cluster(plane: Replica, executions: Executions, database: Database) -> None:
     await executions.create()
     session_id = await open_session(plane.stub)

@@ -24,8 +24,12 @@ class JournalConfig(Section):
     """Most transitions that one transaction takes, unless a single append has more."""
     append_transitions: int = Field(default=2000, ge=1)
     """Most transitions of one execution in one append."""
+    append_items: int = Field(default=100_000, ge=1)
+    """Most map items of one execution in one append, so that the database writes them within its time."""
     max_items: int = Field(default=1_000_000, ge=1)
     """Most items of one map."""
+    release_leases: int = Field(default=10_000, ge=1)
+    """Most leases that are given back or handed over at a time."""
     pending_transitions: int = Field(default=50_000, ge=1)
     """How many transitions may wait in memory to be written; appends beyond wait to be accepted."""
     cached_nodes: int = Field(default=40_000, ge=0)

@@ -109,6 +109,11 @@ class ItemsReport:
 
     kind = EntryKind.ITEMS
 
+    @property
+    def items(self) -> int:
+        """How many items change; one that is in two ranges counts twice."""
+        return sum(change.last - change.first + 1 for change in self.changes)
+
 
 Report = WorkflowReport | NodeReport | TaskReport | ItemsReport
 

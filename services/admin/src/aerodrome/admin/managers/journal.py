@@ -200,6 +200,12 @@ class JournalWriter:
                 await asyncio.sleep(0)
             part = transitions[first : first + _DECODE_AT_ONCE]
             reports += decode(part, max_items=self._settings.max_items, first_position=first)
+        items = sum(report.items for report in reports if isinstance(report, ItemsReport))
+        if items > self._settings.append_items:
+            raise InvalidArgument(
+                f"an append of one execution changes {items} items of maps; send at most "
+                f"{self._settings.append_items} at a time"
+            )
         return reports
 
     # --- what an outside engine reports

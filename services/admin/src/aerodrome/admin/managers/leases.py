@@ -169,6 +169,7 @@ class LeaseManager:
 
     async def release(self, session_id: int, keys: LeaseKeys) -> None:
         """Free leases of a session for the next one of its cluster; others than its own are left alone."""
+        self._check_number(keys)
         async with self._database.transaction() as connection:
             clusters = await LeaseRepository(connection).release(session_id, keys)
         for cluster in clusters:
@@ -176,6 +177,7 @@ class LeaseManager:
 
     async def hand_over(self, session_id: int, keys: LeaseKeys, cluster: str) -> None:
         """Free leases of a session of whose executions nothing is left in its cluster, to go on in `cluster`."""
+        self._check_number(keys)
         check_text("cluster", cluster)
         async with self._database.transaction() as connection:
             clusters = await LeaseRepository(connection).hand_over(session_id, keys, cluster)
@@ -183,6 +185,12 @@ class LeaseManager:
             self._work.work_available(each)
 
     # --- inside
+
+    def _check_number(self, keys: LeaseKeys) -> None:
+        if len(keys) > self._settings.release_leases:
+            raise InvalidArgument(
+                f"{len(keys)} leases are too many at once; send at most {self._settings.release_leases}"
+            )
 
     async def _repeat(self, session_id: int) -> AsyncIterator[LeaseResponse]:
         """What the session holds; it may have missed that it was told so."""

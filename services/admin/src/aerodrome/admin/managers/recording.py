@@ -59,6 +59,8 @@ from aerodrome.stdlib.postgres.database import Connection, Database
 
 _FOLD_AT_ONCE = 200
 """How many transitions are folded before others get a turn."""
+_ITEMS_PER_WEIGHT = 10
+"""How many map items cost as much to write as one transition."""
 TERMINAL_TOPIC = "executions.terminal"
 """Outbox topic of executions that ended: key is the execution id, payload a WorkflowExecutionEventRequest."""
 
@@ -80,9 +82,11 @@ class Append:
     first_sequence: int
     reports: Sequence[Report]
 
-    @property
-    def weight(self) -> int:
-        return len(self.reports) or 1
+    weight: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        items = sum(report.items for report in self.reports if isinstance(report, ItemsReport))
+        self.weight = len(self.reports) + items // _ITEMS_PER_WEIGHT or 1
 
 
 @dataclass(slots=True)
