@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from flyteidl.core import execution_pb2 as phases
 
-from tests.e2e.instance import Instance, is_alive, kill, wait_until
+from tests.e2e.instance import Instance, kill, wait_until, wait_until_dead
 
 from .chores import OUTPUT, Client, Side, check_history, register
 
@@ -109,7 +109,7 @@ def test_the_execution_survives_a_kill(
     seen = [each.name for each in side.lines() if each.what == "end"]
     assert hit, f"{story}: there was nothing to kill"
     assert "f" not in seen, f"{story}: it came too late"
-    wait_until("they are dead", lambda: not [pid for pid in hit if is_alive(pid)])
+    wait_until_dead(hit)
     if instance.aerodrome("status").returncode != 0:
         instance.up()
 

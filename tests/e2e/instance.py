@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -63,6 +63,8 @@ class Instance:
         self.home = home
         self.port = port
         self._arguments = list(arguments)
+        self._sessions: set[int] = set()
+        """Sessions of the processes that `up` started: what these spawned shows the data directory nowhere."""
 
     @property
     def endpoint(self) -> str:
@@ -87,6 +89,7 @@ class Instance:
         self.port = self.port or free_port()
         done = self.aerodrome("up", "--detach", "--port", str(self.port), *self._arguments)
         assert done.returncode == 0, done.stdout + done.stderr
+        self._sessions.add(os.getsid(self.pid))
         return done.stdout
 
     def down(self) -> None:
@@ -120,8 +123,8 @@ class Instance:
         return [pid for pid in pids if is_alive(pid) and b"zygote.py" in _read(pid, "cmdline")]
 
     def processes(self) -> list[int]:
-        """Every living process that has the data directory in its command line, its environment or as its place."""
-        return list(belonging(self.data_dir))
+        """Every living process that the platform started, by whatever says so: see `belonging`."""
+        return list(belonging(self.data_dir, self._sessions))
 
     @property
     def log(self) -> str:
@@ -133,7 +136,13 @@ class Instance:
         while found := self.processes():
             for pid in found:
                 kill(pid)
-            time.sleep(0.02)
+            # One that is being torn down mentions nothing any more, so each is waited for by its number.
+            wait_until_dead(found)
+
+
+def wait_until_dead(pids: Sequence[int]) -> None:
+    """Wait for the end of processes that were killed."""
+    wait_until("the killed are dead", lambda: not [pid for pid in pids if is_alive(pid)])
 
 
 @contextmanager
@@ -200,15 +209,24 @@ def kill(pid: int) -> bool:
     return True
 
 
-def belonging(directory: Path) -> Iterator[int]:
-    """Living processes that mention `directory`, or work in it."""
+def belonging(directory: Path, sessions: Collection[int] = ()) -> Iterator[int]:
+    """Living processes that are in one of `sessions`, or have `directory` in their command line, their environment or
+    as their place."""
     needle = str(directory).encode()
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid() or not is_alive(int(name)):
             continue
-        place = _place(int(name))
-        if needle in _read(int(name), "cmdline") or needle in _read(int(name), "environ") or needle in place:
-            yield int(name)
+        pid = int(name)
+        mentions = (_read(pid, "cmdline"), _read(pid, "environ"), _place(pid))
+        if _session(pid) in sessions or any(needle in each for each in mentions):
+            yield pid
+
+
+def _session(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return 0
 
 
 def _read(pid: int, what: str) -> bytes:
