@@ -33,7 +33,8 @@ FUNCTIONS = ("eq", "ne", "gt", "gte", "lt", "lte", "contains", "value_in", "valu
 COLUMNS = (
     "id", "project", "domain", "name", "version", "type", "state", "phase", "mode", "user", "node_id", "duration",
     "cluster", "created_at", "updated_at", "started_at", "deleted_at", "error_kind", "error_code", "retry_attempt",
-    "parent_id", "resource_type", "identifier", "description", "schedule_type", "launch_plan_id", "execution_name", "closure", "",
+    "parent_id", "resource_type", "identifier", "description", "schedule_type", "launch_plan_id", "execution_name",
+    "closure", "",
 )  # fmt: skip
 ENTITIES = (
     "", "", "", "task.", "workflow.", "launch_plan.", "execution.", "node_execution.", "task_execution.", "admin_tag.",
@@ -41,7 +42,8 @@ ENTITIES = (
 )  # fmt: skip
 OPERANDS = (
     "a", "1", "-1", "1.5", "1e400", "99999999999999999999", "2026-01-01T00:00:00Z", "0001-01-01",
-    "9999-12-31T23:59:59Z", "RUNNING", "1h", "-3s", "9999999999h", "true", "", "%", "_", "'", "a;b;c", ";", "x" * 300, "\x00", "é",
+    "9999-12-31T23:59:59Z", "RUNNING", "1h", "-3s", "9999999999h", "true", "", "%", "_", "'", "a;b;c", ";",
+    "x" * 300, "\x00", "é",
 )  # fmt: skip
 INSIDE: Mapping[str, type[Message]] = {
     "aerodrome.journal.v1.WorkflowChange.event": WorkflowExecutionEvent,
