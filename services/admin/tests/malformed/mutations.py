@@ -43,7 +43,8 @@ ENTITIES = (
 OPERANDS = (
     "a", "1", "-1", "1.5", "1e400", "99999999999999999999", "2026-01-01T00:00:00Z", "0001-01-01",
     "9999-12-31T23:59:59Z", "RUNNING", "1h", "-3s", "9999999999h", "true", "", "%", "_", "'", "a;b;c", ";",
-    "x" * 300, "\x00", "é",
+    "x" * 300,
+    "\x00", "é",
 )  # fmt: skip
 INSIDE: Mapping[str, type[Message]] = {
     "aerodrome.journal.v1.WorkflowChange.event": WorkflowExecutionEvent,
