@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -41,8 +40,7 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
     base = tmp_path_factory.mktemp("e2e")
     data_dir = base / "the data of a user" / ("with-a-long-name-" * 6)
     data_dir.mkdir(parents=True)
-    first = os.environ.get("PYTEST_XDIST_WORKER", "gw0") == "gw0"  # workers must not race for one port
-    port = DEFAULT_PORT if first and is_free(DEFAULT_PORT) else 0
+    port = DEFAULT_PORT if is_free(DEFAULT_PORT) else 0
     with running(Instance(data_dir, base / "home of a user", port=port)) as started:
         yield started
 
@@ -91,10 +89,15 @@ def project_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def registered(instance: Instance, remote: FlyteRemote, project_folder: Path) -> Registered:
     """What a plain `pyflyte register` of that folder leaves: fast registration with all its defaults."""
-    files = sorted(path.name for path in project_folder.glob("*.py"))
-    done = instance.pyflyte("register", "--version", "v1", *files, cwd=project_folder)
+    return Registered(project_folder, "v1", register(instance, project_folder), remote)
+
+
+def register(instance: Instance, folder: Path) -> str:
+    """Register the workflows in `folder` as version v1; returns what the command said."""
+    files = sorted(path.name for path in folder.glob("*.py"))
+    done = instance.pyflyte("register", "--version", "v1", *files, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
-    return Registered(project_folder, "v1", done.stdout + done.stderr, remote)
+    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="session")

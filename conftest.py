@@ -1,0 +1,29 @@
+"""How a run on several workers shares the tests: by file, and all end-to-end tests together.
+
+The end-to-end tests share one platform, which has the port that clients look at when nobody configures them.
+"""
+
+from __future__ import annotations
+
+import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
+
+TOGETHER = ("tests/e2e/",)
+
+
+class Scheduling(LoadFileScheduling):
+    """`--dist loadfile`, with folders whose files stay together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        for folder in TOGETHER:
+            if nodeid.startswith(folder):
+                return folder
+        scope: str = super()._split_scope(nodeid)
+        return scope
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
+    """Ours instead of xdist's where files are what is shared out."""
+    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
