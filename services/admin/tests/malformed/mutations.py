@@ -1,8 +1,7 @@
 """Spoils requests by what their descriptors say: any field, with what its type permits and its meaning does not.
 
 `spoil` starts from a request that is good and changes one to three of its places, `scramble` fills a message with
-whatever fits, `noise` makes bytes that need not be a message at all.  All take their choices from a `random.Random`,
-which may be hypothesis' own.
+whatever fits, `noise` makes bytes that need not be a message at all.  All take their choices from a `random.Random`.
 """
 
 from __future__ import annotations
