@@ -73,7 +73,7 @@ class Registered:
 
 @pytest.fixture(scope="session")
 def remote(instance: Instance) -> FlyteRemote:
-    """The SDK's client in this process."""
+    """The SDK's client in this process; there must be no other, since the latest one gets the uploads of all."""
     config = Config.for_endpoint(instance.endpoint, insecure=True)
     return FlyteRemote(config, default_project=PROJECT, default_domain=DOMAIN)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import urllib.request
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flyteidl.core import execution_pb2 as phases
+from flytekit.exceptions.user import FlyteEntityNotExistException, FlyteInvalidInputException
 from flytekit.remote import FlyteRemote
 
 from .conftest import DOMAIN, PROJECT, Registered
@@ -108,6 +110,27 @@ def check_outputs(outputs: Any, expected: dict[str, Any], *, point: tuple[int, f
     assert getattr(outputs["color"], "value", outputs["color"]) == color
 
 
+def test_a_launch_plan_brings_default_and_fixed_inputs(registered: Registered) -> None:
+    with_defaults = registered.run("kinds.summary_of_three", {})
+    assert with_defaults.outputs["total"] == 6
+    assert with_defaults.outputs["label"] == "FIXED"
+    assert registered.run("kinds.summary_of_three", {"numbers": [10]}).outputs["total"] == 10
+    with pytest.raises(FlyteInvalidInputException):
+        registered.launch("kinds.summary_of_three", {"label": "another"})
+
+
+def test_the_links_that_clients_print_show_the_execution_and_its_log(registered: Registered) -> None:
+    execution = registered.run("kinds.summary", {"numbers": [1, 2, 3, 4]})
+    link = registered.remote.generate_console_url(execution)
+    with urllib.request.urlopen(link, timeout=30) as page:
+        shown = page.read().decode()
+    assert execution.id.name in shown
+    assert "SUCCEEDED" in shown.upper()
+    (attempt,) = execution.node_executions["n0"].task_executions
+    with urllib.request.urlopen(attempt.closure.logs[0].uri, timeout=30) as log:
+        assert "4 numbers are summed up" in log.read().decode()
+
+
 def test_a_single_task_can_be_run(registered: Registered) -> None:
     task = registered.remote.fetch_task(name="kinds.summarize", version=registered.version)
     execution = registered.finish(registered.remote.execute(task, inputs={"numbers": [4, 5], "label": "t"}))
@@ -153,8 +176,6 @@ def test_fetch_brings_outputs_to_the_command_line(instance: Instance, registered
 
 
 def test_an_unknown_workflow_is_said_to_be_unknown(instance: Instance, remote: FlyteRemote) -> None:
-    from flytekit.exceptions.user import FlyteEntityNotExistException
-
     with pytest.raises(FlyteEntityNotExistException):
         remote.fetch_launch_plan(name="nobody.registered.this", version="v1")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Optional, Union
 
-from flytekit import task, workflow
+from flytekit import LaunchPlan, task, workflow
 
 
 class Color(enum.Enum):
@@ -104,9 +104,15 @@ def everything(
 
 @task
 def summarize(numbers: list[int], label: str) -> Summary:
+    print(f"{len(numbers)} numbers are summed up")
     return Summary(sum(numbers), label.upper())
 
 
 @workflow
 def summary(numbers: list[int], label: str = "all") -> Summary:
     return summarize(numbers=numbers, label=label)
+
+
+summary_of_three = LaunchPlan.get_or_create(
+    summary, name="kinds.summary_of_three", default_inputs={"numbers": [1, 2, 3]}, fixed_inputs={"label": "fixed"}
+)
