@@ -167,6 +167,18 @@ async def test_a_deck_is_linked_to(proxy: Any, rows: Any, ids: Any, storage: Any
         assert (code, details.startswith("error while validating request. Error: ")) == ("INVALID_ARGUMENT", True)
 
 
+async def test_a_deck_outside_of_the_store_is_not_linked_to(proxy: Any, rows: Any, ids: Any) -> None:
+    execution = await rows.execution("e1")
+    for node_id, uri, code in (
+        ("n0", "/etc/passwd", "PERMISSION_DENIED"),
+        ("n1", "mem://other/deck.html", "PERMISSION_DENIED"),
+        ("n2", "mem://s/../other/deck.html", "PERMISSION_DENIED"),
+        ("n3", "mem://s", "NOT_FOUND"),
+    ):
+        await rows.node(execution, node_id, closure=node_execution_pb2.NodeExecutionClosure(deck_uri=uri))
+        assert (await refusal(proxy.CreateDownloadLink(deck(ids, node_id))))[0] == code, uri
+
+
 async def test_addresses_lead_to_maps_literals_and_decks(proxy: Any, rows: Any, ids: Any, storage: Any) -> None:
     inputs, outputs = LiteralMap(), LiteralMap()
     inputs.literals["a"].scalar.primitive.integer = 1

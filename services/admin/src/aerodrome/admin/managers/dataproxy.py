@@ -32,7 +32,7 @@ from aerodrome.admin.domain.validation import check_node_execution_id, check_tex
 from aerodrome.admin.managers.data import DataManager
 from aerodrome.admin.managers.reading import ReadingManager
 from aerodrome.admin.repositories.task_executions import TaskExecutionViews
-from aerodrome.stdlib.errors import AerodromeError, AlreadyExists, Internal, InvalidArgument, NotFound
+from aerodrome.stdlib.errors import AerodromeError, AlreadyExists, Internal, InvalidArgument, NotFound, PermissionDenied
 from aerodrome.stdlib.postgres.database import Database
 from aerodrome.stdlib.storage import Metadata, Storage
 
@@ -207,6 +207,8 @@ class DataProxyManager:
     async def _head(self, reference: str) -> Metadata | None:
         try:
             return await self._storage.head(reference)
+        except (InvalidArgument, PermissionDenied):  # what an engine reported need not lie in the store
+            raise
         except AerodromeError as error:
             raise Internal(f"failed to look at [{reference}]: {error.message}") from error
 
