@@ -120,7 +120,7 @@ def down(data_dir: Path | None) -> None:
     os.kill(running.pid, signal.SIGTERM)
     deadline = time.monotonic() + _STOP_TIMEOUT
     while time.monotonic() < deadline:
-        if instance.find(where) is None:
+        if not instance.is_alive(running):  # by then it has let go of the directory, the port and the database
             click.echo("Stopped.")
             return
         time.sleep(0.05)

@@ -83,7 +83,12 @@ def find(data_dir: Path) -> Instance | None:
         instance = Instance(**json.loads((data_dir / _STATE).read_text()))
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
         return None
-    return instance if _started(instance.pid) == instance.process_started else None
+    return instance if is_alive(instance) else None
+
+
+def is_alive(instance: Instance) -> bool:
+    """Whether the process of an instance has not ended yet."""
+    return _started(instance.pid) == instance.process_started
 
 
 def _started(pid: int) -> int | None:
