@@ -69,7 +69,7 @@ def test_good_requests_with_a_spoiled_place_are_understood_or_refused(rpc: str, 
 
 @pytest.mark.parametrize("rpc", RPCS)
 def test_bytes_that_are_no_request_are_refused(rpc: str, platform: World) -> None:
-    @settings(some, max_examples=max(10, some.max_examples // 4))
+    @settings(some, max_examples=max(6, some.max_examples // 4))
     @given(seeds)
     def noisy(seed: int) -> None:
         chance = Random(seed)
@@ -105,13 +105,13 @@ def test_workflows_that_hold_themselves_are_refused(platform: World, height: int
     assert "CycleDetected" in answer.text
 
 
-@pytest.mark.parametrize("rpc", RPCS)
+@pytest.mark.parametrize("rpc", sorted(RPCS.keys() - UNIMPLEMENTED))
 def test_a_text_of_ten_million_characters_is_refused_wherever_it_is_too_long(rpc: str, platform: World) -> None:
     for field in chosen_texts(rpc, platform):
         request = with_long_text(platform.requests(rpc)[0], field)
         answer = check_refusal_or_answer(platform, rpc, request.SerializeToString())
         if field in ("project", "domain", "name", "version", "node_id", "cluster", "holder"):
-            assert answer.code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED), (field, answer)
+            assert answer.code is grpc.StatusCode.INVALID_ARGUMENT, (field, answer)
     check_works(platform)
 
 

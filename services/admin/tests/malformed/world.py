@@ -80,6 +80,8 @@ class World:
         self.directory = Path()
         self._loop: asyncio.AbstractEventLoop
         self._fingerprint: tuple[Any, ...] | None = None
+        self._snapshot: tuple[Any, ...] | None = None
+        """What was stored when it was last looked at, if nothing was called since."""
         self._background: asyncio.Task[None]
         self._tables: list[str] = []
         self._spent: set[str] = set()
@@ -108,7 +110,9 @@ class World:
 
     def stored(self) -> tuple[Any, ...]:
         """All that is in the tables and in the store, in a form that can be compared."""
-        return self._run(self._stored())
+        if self._snapshot is None:
+            self._snapshot = self._run(self._stored())
+        return self._snapshot
 
     def check_alive(self) -> None:
         """The parts in the background still work."""
@@ -123,6 +127,7 @@ class World:
             raise AssertionError("the loop was blocked") from None
 
     async def _call(self, rpc: str, data: bytes) -> Answer:
+        self._snapshot = None
         method = RPCS[rpc]
         channel: Any = self.channel
         path = f"/{method.containing_service.full_name}/{rpc}"
@@ -153,6 +158,7 @@ class World:
     async def _send(
         self, verb: str, target: str, body: bytes, headers: Mapping[str, str]
     ) -> tuple[int, bytes, Mapping[str, str]]:
+        self._snapshot = None
         async with self.session.request(
             verb,
             yarl.URL(self.url + target, encoded=True),
