@@ -52,7 +52,7 @@ class LogLinks:
         path = part(pod, "metadata", "annotations").get(LOG_PATH)
         links = [] if path or self.log_uri is not None else list(_cluster_links(self.config))
         links.extend(_chosen(self.config, context))
-        variables = _variables(context, pod, now)
+        variables = _variables(context, pod, now) if links else {}
         logs = [link.rendered(variables, self.suffix) for link in links]
         if path and self.log_uri is not None:
             logs.insert(0, execution_pb2.TaskLog(name="Logs", uri=self.log_uri(context, path)))

@@ -47,6 +47,7 @@ def base_environment(python: Path, temporary: Path) -> dict[str, str]:
     }
 
 
+@functools.cache  # asking takes a millisecond, for every task
 def _home() -> str:
     try:
         return pwd.getpwuid(os.getuid()).pw_dir
