@@ -30,7 +30,7 @@ UNIMPLEMENTED = {
 LONG_TEXT = "x" * 10_000_000
 
 some = settings(
-    max_examples=int(os.environ.get("MALFORMED_EXAMPLES", "15")),
+    max_examples=int(os.environ.get("MALFORMED_EXAMPLES", "20")),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
