@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := UV_NO_PROGRESS=1 $(BIN)/uv
-MEMBERS := libs/stdlib libs/idl libs/compiler libs/plugins services/admin services/console services/propeller services/sandbox .
+MEMBERS := libs/stdlib libs/idl libs/compiler libs/plugins services/admin services/console services/datacatalog services/notifier services/propeller services/sandbox services/scheduler .
 STAMP := $(VENV)/.ready
 ARGS ?=
 

@@ -1,0 +1,1 @@
+"""The data catalog: cached outputs of tasks, and the reservations that make caching serial."""

@@ -1,0 +1,1 @@
+"""Tells people and systems how executions ended."""

@@ -1,0 +1,1 @@
+"""Fires launch plans on time, exactly once for each slot."""
