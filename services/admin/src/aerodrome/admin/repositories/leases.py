@@ -8,7 +8,7 @@ from datetime import timedelta
 from flyteidl.admin.node_execution_pb2 import NodeExecutionClosure
 from flyteidl.core.identifier_pb2 import WorkflowExecutionIdentifier
 
-from aerodrome.idl.journal.v1.journal_pb2 import Assignment, Control, NodeSnapshot, ResolvedResources
+from aerodrome.idl.journal.v1.journal_pb2 import Assignment, Control, NodeSnapshot, ResolvedResources, SignalSet
 from aerodrome.stdlib.postgres.database import Connection, Record
 from aerodrome.stdlib.postgres.queries import load_queries
 
@@ -104,7 +104,20 @@ class LeaseRepository:
         begun = [row["execution_id"] for row in rows if row["last_sequence"]]
         nodes = await self._snapshots(begun) if begun else {}
         assignments = [_assignment(row, nodes.get(row["execution_id"], [])) for row in rows]
-        return assignments, [row["execution_id"] for row in rows if row["control_sequence"]]
+        decided = [row["execution_id"] for row in rows if row["control_sequence"]]
+        if decided:  # a signal's value is a decision
+            signals = await self._set_signals(decided)
+            for assignment in assignments:
+                assignment.signals.extend(signals.get(assignment.execution_id, ()))
+        return assignments, decided
+
+    async def _set_signals(self, execution_ids: Sequence[int]) -> dict[int, list[SignalSet]]:
+        signals: dict[int, list[SignalSet]] = {}
+        for row in await self._connection.fetch(_QUERIES.list_set_signals, execution_ids):
+            signals.setdefault(row["execution_id"], []).append(
+                SignalSet(signal_id=row["signal_id"], value=row["value"])
+            )
+        return signals
 
     async def _snapshots(self, execution_ids: Sequence[int]) -> dict[int, list[NodeSnapshot]]:
         attempts = {

@@ -153,6 +153,12 @@ FROM task_executions
 WHERE execution_id = ANY($1::bigint[])
 ORDER BY execution_id, node_id, retry_attempt DESC;
 
+-- name: list_set_signals
+SELECT execution_id, signal_id, value
+FROM signals
+WHERE execution_id = ANY($1::bigint[]) AND value IS NOT NULL
+ORDER BY execution_id, signal_id;
+
 -- name: list_controls
 SELECT journal.body
 FROM leases AS lease

@@ -286,6 +286,7 @@ class Assignment(_message.Message):
     WORKFLOW_STATE_FIELD_NUMBER: _builtins.int
     RECOVERED_EXECUTION_FIELD_NUMBER: _builtins.int
     PLUGIN_OVERRIDES_FIELD_NUMBER: _builtins.int
+    SIGNALS_FIELD_NUMBER: _builtins.int
     execution_id: _builtins.int
     epoch: _builtins.int
     project: _builtins.str
@@ -319,6 +320,10 @@ class Assignment(_message.Message):
 
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def signals(self) -> _containers.RepeatedCompositeFieldContainer[Global___SignalSet]:
+        """Signals of the execution that have a value, in the order of their ids: the newest value of each."""
+
     def __init__(
         self,
         *,
@@ -339,10 +344,11 @@ class Assignment(_message.Message):
         workflow_state: _builtins.bytes = ...,
         recovered_execution: _builtins.bytes = ...,
         plugin_overrides: _builtins.bytes = ...,
+        signals: _abc.Iterable[Global___SignalSet] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "resources", b"resources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort_cause", b"abort_cause", "closure", b"closure", "created_at", b"created_at", "domain", b"domain", "epoch", b"epoch", "execution_id", b"execution_id", "inputs_reference", b"inputs_reference", "last_sequence", b"last_sequence", "name", b"name", "nodes", b"nodes", "plugin_overrides", b"plugin_overrides", "project", b"project", "recovered_execution", b"recovered_execution", "resources", b"resources", "spec", b"spec", "workflow_closure_reference", b"workflow_closure_reference", "workflow_state", b"workflow_state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort_cause", b"abort_cause", "closure", b"closure", "created_at", b"created_at", "domain", b"domain", "epoch", b"epoch", "execution_id", b"execution_id", "inputs_reference", b"inputs_reference", "last_sequence", b"last_sequence", "name", b"name", "nodes", b"nodes", "plugin_overrides", b"plugin_overrides", "project", b"project", "recovered_execution", b"recovered_execution", "resources", b"resources", "signals", b"signals", "spec", b"spec", "workflow_closure_reference", b"workflow_closure_reference", "workflow_state", b"workflow_state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
