@@ -36,3 +36,5 @@ class JournalConfig(Section):
     """How many nodes of executions in progress are remembered between transactions."""
     cache_idle: Duration = timedelta(seconds=30)
     """How long an execution is remembered while nothing happens to it."""
+    signal_bytes: int = Field(default=64 * 2**10, ge=1)
+    """Largest type, and largest value, of a signal, serialized: both lie in a row and travel to whoever waits."""

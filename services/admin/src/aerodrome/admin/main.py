@@ -18,6 +18,7 @@ from urllib.parse import quote, urlencode
 
 from flyteidl.service.admin_pb2_grpc import add_AdminServiceServicer_to_server
 from flyteidl.service.dataproxy_pb2_grpc import add_DataProxyServiceServicer_to_server
+from flyteidl.service.signal_pb2_grpc import add_SignalServiceServicer_to_server
 
 from aerodrome.admin.config import AdminConfig, PostgresConfig, ServerConfig
 from aerodrome.admin.managers.compiling import Compiler
@@ -32,12 +33,14 @@ from aerodrome.admin.managers.partitions import PartitionKeeper
 from aerodrome.admin.managers.projects import ProjectManager
 from aerodrome.admin.managers.reading import ReadingManager
 from aerodrome.admin.managers.sessions import SessionManager
+from aerodrome.admin.managers.signals import SignalManager
 from aerodrome.admin.managers.tasks import TaskManager
 from aerodrome.admin.managers.workflows import WorkflowManager
 from aerodrome.admin.rpc.admin import AdminRpcs, Managers
 from aerodrome.admin.rpc.dataproxy import DataProxyRpcs
 from aerodrome.admin.rpc.journal import JournalRpcs
 from aerodrome.admin.rpc.measuring import measure
+from aerodrome.admin.rpc.signals import SignalRpcs
 from aerodrome.idl.journal.v1.journal_pb2_grpc import add_JournalServiceServicer_to_server
 from aerodrome.stdlib import logger
 from aerodrome.stdlib.clock import Clock, SystemClock
@@ -117,6 +120,7 @@ class Admin:
             journal=self._journal,
         )
         self._dataproxy = DataProxyManager(database, storage, config.server.data_proxy, reading=reading, data=data)
+        self._signals = SignalManager(database, self._journal, config)
         self._prepared = False
 
     def services(self) -> list[tuple[Callable[[Any, Any], None], object]]:
@@ -127,6 +131,7 @@ class Admin:
         return [
             (add_AdminServiceServicer_to_server, rpcs),
             (add_DataProxyServiceServicer_to_server, DataProxyRpcs(self._dataproxy)),
+            (add_SignalServiceServicer_to_server, SignalRpcs(self._signals)),
             (add_JournalServiceServicer_to_server, JournalRpcs(self._journal, self._sessions, self._leases)),
         ]
 

@@ -283,7 +283,8 @@ class JournalWriter:
     async def set_signal(self, identifier: WorkflowExecutionIdentifier, signal_id: str, value: bytes) -> None:
         """Give an existing signal its value, a serialized `flyteidl.core.Literal`, and tell the engine.
 
-        Raises NotFound if there is no such signal; the value's type is the caller's to check.
+        The newest value counts.  Raises NotFound if there is no such signal, and FailedPrecondition with the detail
+        `already_in_terminal_state` once the execution is over.  The value's type is the caller's to check.
         """
         check_execution_id(identifier)
         await self._decide(identifier, lambda execution_id: SetSignal(execution_id, signal_id, value))

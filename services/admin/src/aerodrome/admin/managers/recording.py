@@ -40,6 +40,7 @@ from aerodrome.admin.domain.verdicts import (
     Refused,
     Repeated,
     Verdict,
+    already_terminal,
     incompatible_cluster,
     refuse,
 )
@@ -526,9 +527,13 @@ class _Group:
     def _signal(self, working: _Working, signal: SetSignal) -> AerodromeError | None:
         if not signal.exists:
             return NotFound("entry not found")
-        working.signals.append(signal)
         if working.folded.is_over:
-            return None  # nobody waits for it any more; the value is kept all the same
+            phase = WORKFLOW_NAMES[working.folded.own.phase]
+            return already_terminal(
+                f"signal [{signal.signal_id}] cannot be set: the execution is over ({phase}), and nobody waits for it",
+                phase,
+            )
+        working.signals.append(signal)
         control = Control(execution_id=signal.execution_id, sequence=working.lease.last_sequence + 1)
         control.signal.signal_id = signal.signal_id
         control.signal.value = signal.value
