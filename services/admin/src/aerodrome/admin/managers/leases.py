@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from aerodrome.admin.config import AdminConfig
@@ -29,6 +29,8 @@ WORK_CHANNEL = "aerodrome_work"
 SESSION_CHANNEL = "aerodrome_sessions"
 """Payload: a session that has room again, or for which something was decided."""
 _MOST_CONTROLS = 10_000
+_MOST_TURNS = 1_000
+"""How many projects are remembered as served."""
 _LARGEST_CAPACITY = 10_000_000
 
 
@@ -88,6 +90,24 @@ class _Stream:
         self.wake.set()
 
 
+class _Turns:
+    """Which projects were served, and in which order: each process remembers its own part, and each part is fair."""
+
+    def __init__(self) -> None:
+        self.served: dict[str, int] = {}
+        """A number for each project, larger when it was served later; one that is forgotten counts as never served."""
+        self._last = 0
+
+    def took(self, projects: Iterable[str]) -> None:
+        """These were served now, all of them together."""
+        self._last += 1
+        for project in projects:
+            self.served.pop(project, None)
+            self.served[project] = self._last
+        while len(self.served) > _MOST_TURNS:
+            del self.served[next(iter(self.served))]
+
+
 class LeaseManager:
     """Hands out executions; `run` hears what other replicas announce."""
 
@@ -108,6 +128,7 @@ class LeaseManager:
         self._announcer = announcer
         self._listener = listener
         self._streams: dict[int, _Stream] = {}
+        self._turns = _Turns()
         sessions.on_closed(self._session_closed)
 
     async def run(self) -> None:
@@ -218,23 +239,26 @@ class LeaseManager:
                 yield LeaseResponse(control=control)
         most = self._settings.assignment_batch
         while not (stream.replaced or stream.closed):
-            responses, handed_out = await self._hand_out(session_id, capacity, most)
+            responses, again = await self._hand_out(session_id, capacity, most)
             for response in responses:
                 yield response
-            if handed_out < most:
+            if not again:
                 return
 
-    async def _hand_out(self, session_id: int, capacity: int, most: int) -> tuple[list[LeaseResponse], int]:
+    async def _hand_out(self, session_id: int, capacity: int, most: int) -> tuple[list[LeaseResponse], bool]:
+        """What the session is given, and whether there may be more for it."""
         try:
             async with self._database.transaction() as connection:
                 leases = LeaseRepository(connection)
-                execution_ids = await leases.hand_out(session_id, capacity, most)
+                handed_out = await leases.hand_out(session_id, capacity, most, self._turns.served)
+                execution_ids = handed_out.execution_ids
                 # still inside: the rows are locked, so that the snapshot and `last_sequence` belong together
                 responses = await _responses(leases, execution_ids) if execution_ids else []
         except (Unavailable, DeadlineExceeded, Conflict) as error:
             log.warning("executions could not be handed out", session_id=session_id, error=error.message)
-            return [], 0
-        return responses, len(execution_ids)
+            return [], False
+        self._turns.took(handed_out.projects)
+        return responses, len(execution_ids) == most or handed_out.contended
 
     async def _pause(self, session_id: int, stream: _Stream) -> None:
         """Wait until there may be something; raises when the stream is over."""

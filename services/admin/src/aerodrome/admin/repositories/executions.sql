@@ -18,7 +18,7 @@ WITH execution AS (
     ON CONFLICT (execution_project, execution_domain, execution_name) DO NOTHING
     RETURNING execution_id
 ), lease AS (
-    INSERT INTO leases (execution_id, cluster, state) SELECT execution_id, $17, $27 FROM execution
+    INSERT INTO leases (execution_id, cluster, state, project) SELECT execution_id, $17, $27, $2 FROM execution
 ), tags AS (
     INSERT INTO execution_tags (execution_id, key, value)
     SELECT execution.execution_id, tag.key, tag.value

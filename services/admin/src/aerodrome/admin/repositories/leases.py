@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 
 from flyteidl.admin.node_execution_pb2 import NodeExecutionClosure
@@ -16,6 +17,17 @@ _QUERIES = load_queries(__package__, "leases.sql")
 
 LeaseKeys = Sequence[tuple[int, int]]
 """(execution_id, epoch)"""
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOut:
+    """What a session was given."""
+
+    execution_ids: list[int]
+    """In their order."""
+    projects: frozenset[str]
+    contended: bool
+    """Whether there was more, which others were taking at the same moment."""
 
 
 class LeaseRepository:
@@ -61,10 +73,20 @@ class LeaseRepository:
         """Forget sessions that were closed long ago."""
         await self._connection.execute(_QUERIES.delete_old_sessions)
 
-    async def hand_out(self, session_id: int, capacity: int, most: int) -> list[int]:
-        """Let the session hold up to `most` more executions, the oldest first and at most `capacity` in all."""
-        rows = await self._connection.fetch(_QUERIES.hand_out, session_id, capacity, most)
-        return sorted(row["execution_id"] for row in rows)
+    async def hand_out(self, session_id: int, capacity: int, most: int, turns: Mapping[str, int]) -> HandedOut:
+        """Let the session hold up to `most` more executions and at most `capacity` in all.
+
+        Projects take turns, each with its oldest executions first; `turns` has a number for each project that was
+        served, larger when it was later.
+        """
+        rows = await self._connection.fetch(
+            _QUERIES.hand_out, session_id, capacity, most, list(turns), list(turns.values())
+        )
+        return HandedOut(
+            execution_ids=sorted(row["execution_id"] for row in rows),
+            projects=frozenset(row["project"] for row in rows),
+            contended=bool(rows and rows[0]["contended"]),
+        )
 
     async def list_held(self, session_id: int, after: int, limit: int) -> list[int]:
         """Executions that the session holds, in the order of their ids, behind `after`."""

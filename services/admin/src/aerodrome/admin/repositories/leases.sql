@@ -54,31 +54,75 @@ WHERE execution_id IN (
 );
 
 -- name: hand_out
--- The session's row is locked, so that it cannot be closed without this transaction's leases being freed as well.
-WITH session AS MATERIALIZED (
+-- Projects take turns: of each project's executions the oldest is first, and of projects with equally many ahead the one
+-- that was served longest ago.  More candidates are looked at than are wanted, since others may hold some of them at this
+-- moment.  The session's row is locked, so that it cannot be closed without this transaction's leases being freed as well.
+WITH RECURSIVE session AS MATERIALIZED (
     SELECT session_id, cluster
     FROM sessions
     WHERE session_id = $1 AND closed_at IS NULL AND expires_at > now()
     FOR SHARE
 ),
-chosen AS MATERIALIZED (
-    SELECT leases.execution_id
-    FROM leases
-    WHERE leases.cluster = (SELECT cluster FROM session)
-        AND leases.state = 'open'
-        AND leases.writer IN ('', 'lease')
-    ORDER BY leases.execution_id
-    LIMIT least(
+room AS MATERIALIZED (
+    SELECT least(
         $3::bigint,
         greatest(0, $2::bigint - (SELECT count(*) FROM leases WHERE session_id = $1 AND state = 'held'))
+    ) AS leases
+),
+projects (project) AS (  -- each costs one look into the index, however many of its executions wait
+    (
+        SELECT leases.project
+        FROM leases
+        WHERE leases.cluster = (SELECT cluster FROM session) AND leases.state = 'open'
+        ORDER BY leases.project
+        LIMIT 1
     )
-    FOR UPDATE SKIP LOCKED
+    UNION ALL
+    SELECT (
+        SELECT leases.project
+        FROM leases
+        WHERE leases.cluster = (SELECT cluster FROM session) AND leases.state = 'open'
+            AND leases.project > projects.project
+        ORDER BY leases.project
+        LIMIT 1
+    )
+    FROM projects
+    WHERE projects.project IS NOT NULL
+),
+candidates AS MATERIALIZED (
+    SELECT first.execution_id, first.place, coalesce(turn.served, 0) AS served
+    FROM projects
+    LEFT JOIN unnest($4::text[], $5::bigint[]) AS turn (project, served) USING (project)
+    CROSS JOIN LATERAL (
+        SELECT leases.execution_id, row_number() OVER (ORDER BY leases.execution_id) AS place
+        FROM leases
+        WHERE leases.cluster = (SELECT cluster FROM session)
+            AND leases.project = projects.project
+            AND leases.state = 'open'
+            AND leases.writer IN ('', 'lease')
+        ORDER BY leases.execution_id
+        LIMIT 4 * (SELECT leases FROM room)
+    ) AS first
+    WHERE projects.project IS NOT NULL
+    ORDER BY first.place, coalesce(turn.served, 0), first.execution_id
+    LIMIT 4 * (SELECT leases FROM room)
+),
+chosen AS MATERIALIZED (
+    SELECT leases.execution_id
+    FROM candidates
+    JOIN leases USING (execution_id)
+    WHERE leases.state = 'open' AND leases.writer IN ('', 'lease')
+    ORDER BY candidates.place, candidates.served, leases.execution_id
+    LIMIT (SELECT leases FROM room)
+    FOR UPDATE OF leases SKIP LOCKED
 )
 UPDATE leases
 SET state = 'held', session_id = $1, epoch = leases.epoch + 1, writer = 'lease'
 FROM chosen
 WHERE leases.execution_id = chosen.execution_id
-RETURNING leases.execution_id;
+RETURNING leases.execution_id, leases.project, leases.cluster,
+    (SELECT count(*) FROM candidates) > (SELECT count(*) FROM chosen)
+        AND (SELECT count(*) FROM chosen) < (SELECT leases FROM room) AS contended;
 
 -- name: list_held
 SELECT execution_id
