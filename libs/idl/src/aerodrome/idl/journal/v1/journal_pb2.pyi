@@ -429,6 +429,7 @@ class NodeSnapshot(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     ATTEMPT_STATE_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     phase: _builtins.str
     """Name of the NodeExecution phase, as the API shows it; empty if no event of it was folded yet."""
@@ -438,6 +439,12 @@ class NodeSnapshot(_message.Message):
     """The holder's own state of the node's newest attempt, as last appended in TaskChange.state."""
     error: _builtins.bytes
     """Serialized flyteidl.core.ExecutionError of a node that failed, or empty."""
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ItemRange]:
+        """The map items of a node that is not over, as ranges of items in the same state, by index; items that no range has
+        never began. `error` is that of items that failed for good; cache_status and log_uri are left out.
+        """
+
     def __init__(
         self,
         *,
@@ -446,10 +453,11 @@ class NodeSnapshot(_message.Message):
         state: _builtins.bytes = ...,
         attempt_state: _builtins.bytes = ...,
         error: _builtins.bytes = ...,
+        items: _abc.Iterable[Global___ItemRange] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_state", b"attempt_state", "error", b"error", "node_id", b"node_id", "phase", b"phase", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_state", b"attempt_state", "error", b"error", "items", b"items", "node_id", b"node_id", "phase", b"phase", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -457,7 +465,7 @@ Global___NodeSnapshot: _TypeAlias = NodeSnapshot  # noqa: Y015
 
 @_typing.final
 class Control(_message.Message):
-    """A decision of the control plane, journalled before it is sent."""
+    """A decision of the control plane, journalled before it is sent; or, without a sequence, a hint that saves looking."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -466,6 +474,7 @@ class Control(_message.Message):
     ABORT_FIELD_NUMBER: _builtins.int
     SIGNAL_FIELD_NUMBER: _builtins.int
     FORCE_ABORT_FIELD_NUMBER: _builtins.int
+    CHILD_ENDED_FIELD_NUMBER: _builtins.int
     execution_id: _builtins.int
     sequence: _builtins.int
     @_builtins.property
@@ -474,6 +483,8 @@ class Control(_message.Message):
     def signal(self) -> Global___SignalSet: ...
     @_builtins.property
     def force_abort(self) -> Global___ForceAbort: ...
+    @_builtins.property
+    def child_ended(self) -> Global___ChildEnded: ...
     def __init__(
         self,
         *,
@@ -482,12 +493,13 @@ class Control(_message.Message):
         abort: Global___Abort | None = ...,
         signal: Global___SignalSet | None = ...,
         force_abort: Global___ForceAbort | None = ...,
+        child_ended: Global___ChildEnded | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "decision", b"decision", "force_abort", b"force_abort", "signal", b"signal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "child_ended", b"child_ended", "decision", b"decision", "force_abort", b"force_abort", "signal", b"signal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "decision", b"decision", "execution_id", b"execution_id", "force_abort", b"force_abort", "sequence", b"sequence", "signal", b"signal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "child_ended", b"child_ended", "decision", b"decision", "execution_id", b"execution_id", "force_abort", b"force_abort", "sequence", b"sequence", "signal", b"signal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_decision: _TypeAlias = _typing.Literal["abort", "signal", "force_abort"]  # noqa: Y015
+    _WhichOneofReturnType_decision: _TypeAlias = _typing.Literal["abort", "signal", "force_abort", "child_ended"]  # noqa: Y015
     _WhichOneofArgType_decision: _TypeAlias = _typing.Literal["decision", b"decision"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_decision) -> _WhichOneofReturnType_decision | None: ...
 
@@ -538,6 +550,38 @@ class SignalSet(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SignalSet: _TypeAlias = SignalSet  # noqa: Y015
+
+@_typing.final
+class ChildEnded(_message.Message):
+    """A hint, neither journalled nor repeated: an execution that a node of this one launched is over. The holder looks at
+    the child before it believes so, and looks now and then without being told.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    """The node that launched it."""
+    name: _builtins.str
+    """Name of the child, in the project and domain of its parent."""
+    phase: _builtins.str
+    """Name of the phase that it ended in."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        phase: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "node_id", b"node_id", "phase", b"phase"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChildEnded: _TypeAlias = ChildEnded  # noqa: Y015
 
 @_typing.final
 class ForceAbort(_message.Message):
@@ -979,3 +1023,98 @@ class HandOverResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HandOverResponse: _TypeAlias = HandOverResponse  # noqa: Y015
+
+@_typing.final
+class RecallRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    DOMAIN_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    domain: _builtins.str
+    name: _builtins.str
+    limit: _builtins.int
+    """At most this many nodes; 0 leaves it to the control plane."""
+    token: _builtins.str
+    """`next_token` of the page before; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+        domain: _builtins.str = ...,
+        name: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain", "limit", b"limit", "name", b"name", "project", b"project", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecallRequest: _TypeAlias = RecallRequest  # noqa: Y015
+
+@_typing.final
+class RecallResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    NEXT_TOKEN_FIELD_NUMBER: _builtins.int
+    next_token: _builtins.str
+    """Empty if there are no more."""
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecalledNode]: ...
+    def __init__(
+        self,
+        *,
+        nodes: _abc.Iterable[Global___RecalledNode] | None = ...,
+        next_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_token", b"next_token", "nodes", b"nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecallResponse: _TypeAlias = RecallResponse  # noqa: Y015
+
+@_typing.final
+class RecalledNode(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    CLOSURE_FIELD_NUMBER: _builtins.int
+    INPUT_URI_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    DYNAMIC_WORKFLOW_REFERENCE_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    phase: _builtins.str
+    """Name of the NodeExecution phase, as the API shows it."""
+    closure: _builtins.bytes
+    """Serialized flyteidl.admin.NodeExecutionClosure."""
+    input_uri: _builtins.str
+    state: _builtins.bytes
+    """The state of the node that the holder appended last; empty if an outside engine reported it."""
+    dynamic_workflow_reference: _builtins.str
+    """Where the flyteidl.core.CompiledWorkflowClosure of a dynamic node is stored, or empty."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        phase: _builtins.str = ...,
+        closure: _builtins.bytes = ...,
+        input_uri: _builtins.str = ...,
+        state: _builtins.bytes = ...,
+        dynamic_workflow_reference: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closure", b"closure", "dynamic_workflow_reference", b"dynamic_workflow_reference", "input_uri", b"input_uri", "node_id", b"node_id", "phase", b"phase", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecalledNode: _TypeAlias = RecalledNode  # noqa: Y015

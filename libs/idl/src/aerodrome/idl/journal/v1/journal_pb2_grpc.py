@@ -69,6 +69,11 @@ class JournalServiceStub:
                 request_serializer=aerodrome_dot_journal_dot_v1_dot_journal__pb2.HandOverRequest.SerializeToString,
                 response_deserializer=aerodrome_dot_journal_dot_v1_dot_journal__pb2.HandOverResponse.FromString,
                 _registered_method=True)
+        self.Recall = channel.unary_unary(
+                '/aerodrome.journal.v1.JournalService/Recall',
+                request_serializer=aerodrome_dot_journal_dot_v1_dot_journal__pb2.RecallRequest.SerializeToString,
+                response_deserializer=aerodrome_dot_journal_dot_v1_dot_journal__pb2.RecallResponse.FromString,
+                _registered_method=True)
 
 
 class JournalServiceServicer:
@@ -128,6 +133,14 @@ class JournalServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Recall(self, request, context):
+        """The nodes of an earlier execution, for one that recovers from it: pages in the order in which the nodes first
+        appeared. NOT_FOUND means that there is no such execution (any more), so that nothing can be taken over.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JournalServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -165,6 +178,11 @@ def add_JournalServiceServicer_to_server(servicer, server):
                     servicer.HandOver,
                     request_deserializer=aerodrome_dot_journal_dot_v1_dot_journal__pb2.HandOverRequest.FromString,
                     response_serializer=aerodrome_dot_journal_dot_v1_dot_journal__pb2.HandOverResponse.SerializeToString,
+            ),
+            'Recall': grpc.unary_unary_rpc_method_handler(
+                    servicer.Recall,
+                    request_deserializer=aerodrome_dot_journal_dot_v1_dot_journal__pb2.RecallRequest.FromString,
+                    response_serializer=aerodrome_dot_journal_dot_v1_dot_journal__pb2.RecallResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -356,6 +374,33 @@ class JournalService:
             '/aerodrome.journal.v1.JournalService/HandOver',
             aerodrome_dot_journal_dot_v1_dot_journal__pb2.HandOverRequest.SerializeToString,
             aerodrome_dot_journal_dot_v1_dot_journal__pb2.HandOverResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Recall(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aerodrome.journal.v1.JournalService/Recall',
+            aerodrome_dot_journal_dot_v1_dot_journal__pb2.RecallRequest.SerializeToString,
+            aerodrome_dot_journal_dot_v1_dot_journal__pb2.RecallResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -59,6 +59,10 @@ class JournalServiceStub:
     """Tells that nothing of an execution is left in this cluster, so that it may be leased to another cluster. Until
     then, or until an operator declares the cluster lost, an execution never changes its cluster.
     """
+    Recall: _grpc.UnaryUnaryMultiCallable[_journal_pb2.RecallRequest, _journal_pb2.RecallResponse]
+    """The nodes of an earlier execution, for one that recovers from it: pages in the order in which the nodes first
+    appeared. NOT_FOUND means that there is no such execution (any more), so that nothing can be taken over.
+    """
 
 @_typing.type_check_only
 class JournalServiceAsyncStub(JournalServiceStub):
@@ -85,6 +89,10 @@ class JournalServiceAsyncStub(JournalServiceStub):
     HandOver: _aio.UnaryUnaryMultiCallable[_journal_pb2.HandOverRequest, _journal_pb2.HandOverResponse]  # type: ignore[assignment]
     """Tells that nothing of an execution is left in this cluster, so that it may be leased to another cluster. Until
     then, or until an operator declares the cluster lost, an execution never changes its cluster.
+    """
+    Recall: _aio.UnaryUnaryMultiCallable[_journal_pb2.RecallRequest, _journal_pb2.RecallResponse]  # type: ignore[assignment]
+    """The nodes of an earlier execution, for one that recovers from it: pages in the order in which the nodes first
+    appeared. NOT_FOUND means that there is no such execution (any more), so that nothing can be taken over.
     """
 
 class JournalServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -151,6 +159,16 @@ class JournalServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_journal_pb2.HandOverResponse, _abc.Awaitable[_journal_pb2.HandOverResponse]]:
         """Tells that nothing of an execution is left in this cluster, so that it may be leased to another cluster. Until
         then, or until an operator declares the cluster lost, an execution never changes its cluster.
+        """
+
+    @_abc_1.abstractmethod
+    def Recall(
+        self,
+        request: _journal_pb2.RecallRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_journal_pb2.RecallResponse, _abc.Awaitable[_journal_pb2.RecallResponse]]:
+        """The nodes of an earlier execution, for one that recovers from it: pages in the order in which the nodes first
+        appeared. NOT_FOUND means that there is no such execution (any more), so that nothing can be taken over.
         """
 
 def add_JournalServiceServicer_to_server(servicer: JournalServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

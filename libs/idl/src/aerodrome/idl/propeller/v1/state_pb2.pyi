@@ -33,6 +33,8 @@ class NodeState(_message.Message):
     CHOICE_FIELD_NUMBER: _builtins.int
     TASK_PHASE_FIELD_NUMBER: _builtins.int
     TASK_VERSION_FIELD_NUMBER: _builtins.int
+    EXPANSION_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
     phase: _builtins.int
     """Number of aerodrome.propeller.engine.phases.NodePhase."""
     attempts: _builtins.int
@@ -48,6 +50,12 @@ class NodeState(_message.Message):
     task_phase: _builtins.int
     """Number of flyteidl.core.TaskExecution.Phase of the current attempt, and its version."""
     task_version: _builtins.int
+    expansion: _builtins.str
+    """Of a dynamic node: where the flyteidl.core.CompiledWorkflowClosure of the graph is stored that it goes on with."""
+    @_builtins.property
+    def items(self) -> Global___ItemPlan:
+        """Of an array node: how its items run, once that is decided."""
+
     def __init__(
         self,
         *,
@@ -59,14 +67,54 @@ class NodeState(_message.Message):
         choice: _builtins.int = ...,
         task_phase: _builtins.int = ...,
         task_version: _builtins.int = ...,
+        expansion: _builtins.str = ...,
+        items: Global___ItemPlan | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["items", b"items"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_at", b"attempt_at", "attempts", b"attempts", "choice", b"choice", "phase", b"phase", "queued_at", b"queued_at", "system_failures", b"system_failures", "task_phase", b"task_phase", "task_version", b"task_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_at", b"attempt_at", "attempts", b"attempts", "choice", b"choice", "expansion", b"expansion", "items", b"items", "phase", b"phase", "queued_at", b"queued_at", "system_failures", b"system_failures", "task_phase", b"task_phase", "task_version", b"task_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NodeState: _TypeAlias = NodeState  # noqa: Y015
+
+@_typing.final
+class ItemPlan(_message.Message):
+    """How an array node runs its items; aerodrome.propeller.engine.items.ItemPlan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
+    MIN_SUCCESSES_FIELD_NUMBER: _builtins.int
+    MIN_SUCCESS_RATIO_FIELD_NUMBER: _builtins.int
+    size: _builtins.int
+    concurrency: _builtins.int
+    """Items that may run at once; 0 is all of them."""
+    min_successes: _builtins.int
+    min_success_ratio: _builtins.float
+    def __init__(
+        self,
+        *,
+        size: _builtins.int = ...,
+        concurrency: _builtins.int = ...,
+        min_successes: _builtins.int | None = ...,
+        min_success_ratio: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_success_ratio", b"_min_success_ratio", "_min_successes", b"_min_successes", "min_success_ratio", b"min_success_ratio", "min_successes", b"min_successes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_success_ratio", b"_min_success_ratio", "_min_successes", b"_min_successes", "concurrency", b"concurrency", "min_success_ratio", b"min_success_ratio", "min_successes", b"min_successes", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__min_success_ratio: _TypeAlias = _typing.Literal["min_success_ratio"]  # noqa: Y015
+    _WhichOneofArgType__min_success_ratio: _TypeAlias = _typing.Literal["_min_success_ratio", b"_min_success_ratio"]  # noqa: Y015
+    _WhichOneofReturnType__min_successes: _TypeAlias = _typing.Literal["min_successes"]  # noqa: Y015
+    _WhichOneofArgType__min_successes: _TypeAlias = _typing.Literal["_min_successes", b"_min_successes"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_success_ratio) -> _WhichOneofReturnType__min_success_ratio | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_successes) -> _WhichOneofReturnType__min_successes | None: ...
+
+Global___ItemPlan: _TypeAlias = ItemPlan  # noqa: Y015
 
 @_typing.final
 class WorkflowState(_message.Message):
