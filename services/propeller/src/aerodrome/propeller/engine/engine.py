@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from aerodrome.propeller.engine.state import (
     After,
     Collect,
     Finalize,
+    FinalizeItem,
     ItemTransition,
     NodeState,
     NodeTransition,
@@ -67,6 +68,7 @@ class Engine:
         self._settled: deque[NodeState] = deque()
         self._timers: list[tuple[float, int, NodeState, int, bool]] = []
         self._item_timers: list[tuple[float, int, NodeState, int, int]] = []
+        self._sleeps: list[tuple[float, int, NodeState, int]] = []
         self._timer_count = 0
         self._step = Step()
 
@@ -87,6 +89,12 @@ class Engine:
     def next_deadline(self) -> float | None:
         """When `tick` has something to do, in seconds since 1970."""
         deadlines = []
+        while self._sleeps:
+            at, _, node, attempt = self._sleeps[0]
+            if _goes_on(node, attempt):
+                deadlines.append(at)
+                break
+            heapq.heappop(self._sleeps)
         while self._timers:
             at, _, node, attempt, active = self._timers[0]
             if node.phase in LIVE and not node.abort_sent and (active or node.attempts == attempt):
@@ -167,8 +175,10 @@ class Engine:
                 if node.phase in LIVE and known.plan is not None:
                     node.items = Items(known.plan)
                     node.items.restore(known.items)
-                if node.phase in LIVE and (node.spec.kind in NESTING or node.phase is NodePhase.DYNAMIC_RUNNING):
+                if node.phase in LIVE and (node.spec.kind in NESTING or node.expansion):
                     dynamic = expansions.get(node.unique_id)
+                    if node.expansion and dynamic is None:
+                        raise BadSpecification(f"the workflow that {node.unique_id} made is not known any more")
                     node.inner = Scope(dynamic if dynamic is not None else self._inner_graph(node), node)
                     stack.append(node.inner)
 
@@ -223,6 +233,9 @@ class Engine:
         if node.phase is NodePhase.QUEUED:
             self._move(node, NodePhase.RUNNING, now)
         if node.items is not None:
+            while node.items.promised:
+                index = node.items.promised.pop()
+                self._step.transitions.append(ItemTransition(node, index, TaskPhase.QUEUED, now))
             for index in node.items.live():
                 self._start_item(node, index, now)
             self._next_items(node, now)
@@ -232,9 +245,19 @@ class Engine:
     # Observations
 
     def prepared(
-        self, node: NodeState, now: float, *, choice: int = -1, plan: ItemPlan | None = None, detail: Any = None
+        self,
+        node: NodeState,
+        now: float,
+        *,
+        choice: int = -1,
+        plan: ItemPlan | None = None,
+        done: Sequence[int] = (),
+        detail: Any = None,
     ) -> None:
-        """The inputs of a node are written; `choice` is the arm that a branch takes, `plan` how an array runs."""
+        """The inputs of a node are written; `choice` is the arm that a branch takes, `plan` how an array runs.
+
+        `done` are items of the array, whose outputs are in place without running them.
+        """
         if not node.preparing:
             return
         node.preparing = False
@@ -248,9 +271,16 @@ class Engine:
         elif kind in NESTING:
             self._nest(node, now)
         elif plan is not None:
+            node.items = Items(plan)
             self._move(node, NodePhase.RUNNING, now)
             self._arm(node)
-            node.items = Items(plan)
+            if _reports_attempts(node):
+                node.task_phase = TaskPhase.RUNNING
+                self._step.transitions.append(TaskTransition(node, TaskPhase.QUEUED, 0, now, plan.described()))
+                self._step.transitions.append(TaskTransition(node, TaskPhase.RUNNING, 0, now))
+            for index in done:
+                node.items.take_over(index)
+                self._step.transitions.append(ItemTransition(node, index, TaskPhase.SUCCEEDED, now))
             self._next_items(node, now)
         else:
             if kind is NodeKind.TASK:
@@ -336,6 +366,7 @@ class Engine:
             return
         items.succeed(index)
         self._step.transitions.append(ItemTransition(node, index, TaskPhase.SUCCEEDED, now, info))
+        self._step.permitted.append(FinalizeItem(node, index, attempt))
         self._next_items(node, now)
         self._settle(now)
 
@@ -346,13 +377,14 @@ class Engine:
         items = self._item(node, index, attempt)
         if items is None:
             return
-        failed = ItemTransition(node, index, TaskPhase.FAILED, now, info, failure)
         again = items.fail(index, failure, max_attempts=node.spec.item_attempts, limits=self.limits)
+        phase = TaskPhase.RETRYABLE_FAILED if again else TaskPhase.FAILED
+        self._step.transitions.append(ItemTransition(node, index, phase, now, info, failure, attempt))
+        self._step.permitted.append(FinalizeItem(node, index, attempt))
         if again:
             self._step.transitions.append(ItemTransition(node, index, TaskPhase.QUEUED, now))
             self._start_item(node, index, now)
         else:
-            self._step.transitions.append(failed)
             self._next_items(node, now)
         self._settle(now)
 
@@ -395,6 +427,8 @@ class Engine:
         """The outputs of the inner scope are the node's own now."""
         if node.phase not in (NodePhase.RUNNING, NodePhase.DYNAMIC_RUNNING) or node.after is not After.NOTHING:
             return
+        if node.items is not None:
+            self._end_task(node, TaskPhase.SUCCEEDED, now, None)
         self._succeed(node, now, detail=detail)
         self._settle(now)
 
@@ -710,7 +744,7 @@ class Engine:
     def _end_task(
         self, node: NodeState, phase: TaskPhase, now: float, info: Any, failure: Failure | None = None
     ) -> None:
-        if node.spec.kind is NodeKind.TASK and node.task_phase not in _FINISHED_TASK:
+        if _reports_attempts(node) and node.task_phase not in _FINISHED_TASK:
             node.task_phase = phase
             node.task_version = 0
             self._step.transitions.append(TaskTransition(node, phase, 0, now, info, failure))
@@ -718,6 +752,8 @@ class Engine:
     def _after_failure(self, node: NodeState, failure: Failure, now: float) -> None:
         if node.spec.kind in NESTING or node.items is not None:
             # Their retries are those of what is inside them.
+            if node.items is not None:
+                self._end_task(node, TaskPhase.FAILED, now, None, failure)
             self._fail(node, failure, now)
             return
         verdict = decide(
@@ -764,8 +800,12 @@ class Engine:
         after, node.after = node.after, After.NOTHING
         if node.inner is not None:
             node.inner.status = ScopeStatus.DONE
+        if node.items is not None:
+            for index in node.items.abort():
+                self._step.transitions.append(ItemTransition(node, index, TaskPhase.ABORTED, now))
         if after is After.FAIL:
             assert node.failure is not None
+            self._end_task(node, TaskPhase.FAILED, now, info, node.failure)
             self._fail(node, node.failure, now)
             return
         if after is After.RETRY_OR_FAIL:
@@ -809,6 +849,12 @@ class Engine:
     def _push_timer(self, at: float, node: NodeState, *, active: bool) -> None:
         self._timer_count += 1
         heapq.heappush(self._timers, (at, self._timer_count, node, node.attempts, active))
+
+
+def _reports_attempts(node: NodeState) -> bool:
+    """Whether attempts of the node are shown: those of tasks, and one in the name of all items of a mapped task."""
+    kind = node.spec.kind
+    return kind is NodeKind.TASK or (kind is NodeKind.ARRAY and node.spec.task is not None)
 
 
 def _cause(scope: Scope) -> Failure:

@@ -84,6 +84,8 @@ class Graph:
     finish_before_failing: bool = False
     """FAIL_AFTER_EXECUTABLE_NODES_COMPLETE: what does not depend on a failed node still runs."""
     outputs: frozenset[str] = frozenset()
+    closure: Closure | None = None
+    """What the identifiers in `nodes` refer to; a dynamic node brings a closure of its own."""
     index: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -161,6 +163,7 @@ class Closure:
             failure_node=self._node(template.failure_node, workflow) if template.HasField("failure_node") else None,
             finish_before_failing=template.metadata.on_failure == policy,
             outputs=frozenset(template.interface.outputs.variables),
+            closure=self,
             index=index,
         )
 
@@ -212,7 +215,7 @@ class Closure:
             case _:
                 pass
         spec.choices = tuple(choices)
-        spec.arms = edgeless(workflow.template.id, arms)
+        spec.arms = edgeless(workflow.template.id, arms, closure=self)
 
     def _arm(self, node: workflow_pb2.Node, workflow: compiler_pb2.CompiledWorkflow) -> NodeSpec:
         spec = self._node(node, workflow)
@@ -221,9 +224,11 @@ class Closure:
         return spec
 
 
-def edgeless(identifier: identifier_pb2.Identifier, nodes: Sequence[NodeSpec]) -> Graph:
+def edgeless(
+    identifier: identifier_pb2.Identifier, nodes: Sequence[NodeSpec], *, closure: Closure | None = None
+) -> Graph:
     """A graph of nodes that do not depend on each other: the arms of a branch, or a lone failure node."""
-    return Graph(identifier, tuple(nodes), ((),) * len(nodes), (0,) * len(nodes))
+    return Graph(identifier, tuple(nodes), ((),) * len(nodes), (0,) * len(nodes), closure=closure)
 
 
 def _kind(node: workflow_pb2.Node) -> NodeKind:

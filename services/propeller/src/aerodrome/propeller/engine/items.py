@@ -12,13 +12,21 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from aerodrome.plugins.api import ErrorKind, Failure
+from google.protobuf import struct_pb2
+
+from aerodrome.plugins.api import ErrorKind, Failure, Phase, PhaseInfo
 from aerodrome.propeller.engine.budget import Limits, Retry, decide
 from aerodrome.propeller.engine.phases import TaskPhase
 
 _OVER = frozenset({TaskPhase.SUCCEEDED, TaskPhase.FAILED, TaskPhase.ABORTED})
+_LIVE = bytes(
+    phase not in _OVER and phase not in (TaskPhase.UNDEFINED, TaskPhase.RETRYABLE_FAILED) for phase in range(256)
+)
+"""By phase: whether an attempt in it is under way."""
 _MESSAGES = 10
 """How many failed items the error of the whole names."""
+_MESSAGE_CHARS = 2_000
+"""Characters of each that it repeats; longer ones keep head and tail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +47,24 @@ class ItemPlan:
             return math.ceil(self.min_success_ratio * self.size)
         return self.size
 
+    def described(self) -> PhaseInfo:
+        """What the array's own attempt says of it, for whoever counts."""
+        custom = struct_pb2.Struct()
+        custom.update({"size": self.size, "concurrency": self.concurrency, "min_successes": self.needed()})
+        return PhaseInfo(Phase.QUEUED, custom_info=custom)
+
 
 @dataclass(frozen=True, slots=True)
 class SavedItem:
-    """An item as its last durable transition left it."""
+    """An item, or all items up to `last`, as the last durable transition left them."""
 
     index: int
     phase: TaskPhase
     attempt: int = 0
     system_failures: int = 0
+    failure: Failure | None = None
+    last: int | None = None
+    """Index of the last item of a range; None: there is only the one."""
 
 
 class Items:
@@ -60,6 +77,7 @@ class Items:
         "needed",
         "phases",
         "plan",
+        "promised",
         "running",
         "succeeded",
         "systems",
@@ -74,47 +92,56 @@ class Items:
         self.systems = array("I", bytes(4 * plan.size))
         self.waiting = list(range(plan.size))
         """A heap: the lowest index begins first."""
+        self.promised: list[int] = []
+        """After a restart: items whose next attempt has to be recorded before it begins."""
         self.running = 0
         self.succeeded = 0
         self.failed = 0
         self.failures: list[tuple[int, Failure]] = []
 
-    def restore(self, saved: Iterable[SavedItem]) -> list[int]:
-        """Put what is known into a fresh state; the items whose attempt is under way, in order."""
-        live = []
-        known = set()
+    def restore(self, saved: Iterable[SavedItem]) -> None:
+        """Put what is known into a fresh state."""
         for item in saved:
-            known.add(item.index)
-            self.phases[item.index] = item.phase
-            self.attempts[item.index] = item.attempt
-            self.systems[item.index] = item.system_failures
-            if item.phase is TaskPhase.SUCCEEDED:
-                self.succeeded += 1
-            elif item.phase in _OVER:
-                self.failed += 1
-            else:
-                self.running += 1
-                live.append(item.index)
-        self.waiting = [index for index in self.waiting if index not in known]
-        return sorted(live)
+            end = item.index + 1 if item.last is None else item.last + 1
+            count = end - item.index
+            attempt, phase = item.attempt, item.phase
+            if phase is TaskPhase.RETRYABLE_FAILED:
+                attempt, phase = attempt + 1, TaskPhase.QUEUED
+                self.promised.extend(range(item.index, end))
+            self.phases[item.index : end] = bytes([phase]) * count
+            self.attempts[item.index : end] = array("I", [attempt]) * count
+            self.systems[item.index : end] = array("I", [item.system_failures]) * count
+            if phase is TaskPhase.SUCCEEDED:
+                self.succeeded += count
+            elif phase in _OVER:
+                self.failed += count
+                if item.failure is not None:
+                    self.failures.extend((index, item.failure) for index in range(item.index, end))
+                    del self.failures[_MESSAGES:]
+            elif phase is not TaskPhase.UNDEFINED:
+                self.running += count
+        self.waiting = [index for index, phase in enumerate(self.phases) if phase == TaskPhase.UNDEFINED]
+
+    def take_over(self, index: int) -> None:
+        """The outputs of an item that never began are in place."""
+        assert self.phases[index] == TaskPhase.UNDEFINED
+        self.phases[index] = TaskPhase.SUCCEEDED
+        self.succeeded += 1
 
     def begin(self) -> Iterator[int]:
         """The items that begin now; they count as running from here on."""
         most = self.plan.concurrency or self.plan.size
         while self.waiting and self.running < most and not self.hopeless:
             index = heapq.heappop(self.waiting)
+            if self.phases[index] != TaskPhase.UNDEFINED:
+                continue  # it was taken over
             self.phases[index] = TaskPhase.QUEUED
             self.running += 1
             yield index
 
     def current(self, index: int, attempt: int) -> bool:
         """Whether this attempt of this item is the one under way."""
-        return (
-            0 <= index < self.plan.size
-            and self.attempts[index] == attempt
-            and self.phases[index] != TaskPhase.UNDEFINED
-            and TaskPhase(self.phases[index]) not in _OVER
-        )
+        return 0 <= index < self.plan.size and self.attempts[index] == attempt and bool(_LIVE[self.phases[index]])
 
     def succeed(self, index: int) -> None:
         """The item's outputs are in place."""
@@ -155,18 +182,30 @@ class Items:
 
     def live(self) -> Iterator[int]:
         """The items whose attempt is under way."""
-        return (
-            index
-            for index, phase in enumerate(self.phases)
-            if phase != TaskPhase.UNDEFINED and TaskPhase(phase) not in _OVER
-        )
+        return (index for index, phase in enumerate(self.phases) if _LIVE[phase])
+
+    def abort(self) -> list[int]:
+        """End the items whose attempt is under way, and let none begin any more; which ones were ended."""
+        ended = list(self.live())
+        for index in ended:
+            self.phases[index] = TaskPhase.ABORTED
+        self.running -= len(ended)
+        self.waiting.clear()
+        return ended
 
     def failure(self, node_id: str) -> Failure:
         """What the node fails with once it is hopeless."""
-        lines = [f"[{index}]: {failure.code}: {failure.message}" for index, failure in self.failures]
+        lines = [f"[{index}]: {failure.code}: {_shortened(failure.message)}" for index, failure in self.failures]
         more = self.failed - len(lines)
         if more > 0:
             lines.append(f"… and {more} more")
         kind = self.failures[0][1].kind if self.failures else ErrorKind.UNKNOWN
         message = f"{self.failed} of {self.plan.size} items of {node_id} failed, and {self.needed} have to succeed"
         return Failure("ArrayNodeFailed", "\n".join([message, *lines]), kind, retryable=False)
+
+
+def _shortened(message: str) -> str:
+    if len(message) <= _MESSAGE_CHARS:
+        return message
+    half = _MESSAGE_CHARS // 2
+    return f"{message[:half]} … {message[-half:]}"

@@ -43,6 +43,7 @@ class NodeState:
         "attempts",
         "blocked",
         "choice",
+        "expansion",
         "failure",
         "holds_slot",
         "inner",
@@ -80,6 +81,8 @@ class NodeState:
         self.attempt_at = 0.0
         self.choice = -1
         self.inner: Scope | None = None
+        self.expansion = ""
+        """Of a dynamic node: where the graph of `inner` is stored."""
         self.items: Items | None = None
         """Of an array node, once it runs."""
         self.failure: Failure | None = None
@@ -213,12 +216,20 @@ class ItemTransition:
     __slots__ = ("at", "attempt", "failure", "index", "info", "node", "phase", "system_failures")
 
     def __init__(
-        self, node: NodeState, index: int, phase: TaskPhase, at: float, info: Any = None, failure: Failure | None = None
+        self,
+        node: NodeState,
+        index: int,
+        phase: TaskPhase,
+        at: float,
+        info: Any = None,
+        failure: Failure | None = None,
+        attempt: int | None = None,
     ) -> None:
+        """`attempt` is the item's current one if it is None."""
         assert node.items is not None
         self.node = node
         self.index = index
-        self.attempt = node.items.attempts[index]
+        self.attempt = node.items.attempts[index] if attempt is None else attempt
         self.system_failures = node.items.systems[index]
         self.phase = phase
         self.at = at
@@ -297,6 +308,17 @@ class AbortItem:
         self.reason = reason
 
 
+class FinalizeItem:
+    """Give back what an item's finished attempt holds.  Only after the transitions are durable; nothing waits for it."""
+
+    __slots__ = ("attempt", "index", "node")
+
+    def __init__(self, node: NodeState, index: int, attempt: int) -> None:
+        self.node = node
+        self.index = index
+        self.attempt = attempt
+
+
 class Abort:
     """End the attempt; `Engine.aborted` when nothing of it is left.  Only after the transitions are durable."""
 
@@ -319,7 +341,7 @@ class Finalize:
 
 
 FreeCommand = Prepare | Collect
-PermittedCommand = Start | StartItem | Abort | AbortItem | Finalize
+PermittedCommand = Start | StartItem | Abort | AbortItem | Finalize | FinalizeItem
 
 
 @dataclass(slots=True)
@@ -341,6 +363,7 @@ class SavedNode:
     queued_at: float = 0.0
     attempt_at: float = 0.0
     choice: int = -1
+    expansion: str = ""
     task_phase: TaskPhase = TaskPhase.UNDEFINED
     task_version: int = 0
     failure: Failure | None = None
