@@ -120,7 +120,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, *factories: Callable[[Host], Any]
 
 def test_installed_plugins_join_the_built_in_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     installed(monkeypatch, echo_factory, several_factory)
-    assert set(Registry.load(Host()).plugins) == {"container", "sidecar", "pod", "extra", "one", "two"}
+    assert set(Registry.load(Host()).plugins) == {"container", "sidecar", "pod", "echo", "extra", "one", "two"}
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,13 @@ class LogConfig(Section):
     """Name of a link -> its templates; tasks choose by the key `link_type` of their config."""
 
 
+class EchoConfig(Section):
+    """Tasks that give their inputs back (`plugins.echo`)."""
+
+    sleep_duration: Duration = timedelta(0)
+    """How long each takes."""
+
+
 class TaskPluginsConfig(Section):
     """Which plugin runs which task type (`tasks.task-plugins`)."""
 

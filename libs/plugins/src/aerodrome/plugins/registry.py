@@ -15,8 +15,9 @@ from typing import Any, Final, TypeAlias
 from flyteidl.admin.matchable_resource_pb2 import PluginOverride
 
 from aerodrome.plugins.api import ErrorKind, Failure, Plugin, PluginError, all_of
-from aerodrome.plugins.config import LogConfig, TaskPluginsConfig
+from aerodrome.plugins.config import EchoConfig, LogConfig, TaskPluginsConfig
 from aerodrome.plugins.container import CONTAINER_TYPES, SIDECAR_TYPES, ContainerPlugin
+from aerodrome.plugins.echo import EchoPlugin
 from aerodrome.plugins.logs import LogLinks
 from aerodrome.plugins.pods import PodSettings
 from aerodrome.stdlib.clock import Clock, SystemClock
@@ -34,6 +35,7 @@ class Host:
     settings: PodSettings = field(default_factory=PodSettings)
     links: LogLinks = field(default_factory=lambda: LogLinks(LogConfig()))
     clock: Clock = field(default_factory=SystemClock)
+    echo: EchoConfig = field(default_factory=EchoConfig)
     sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The raw sections below `plugins` by name, for plugins that bring their own settings."""
 
@@ -51,6 +53,7 @@ def built_in(host: Host) -> tuple[Plugin, ...]:
         container(DEFAULT, CONTAINER_TYPES),
         container("sidecar", SIDECAR_TYPES),
         container("pod", frozenset()),
+        EchoPlugin(host.echo, host.clock),
     )
 
 

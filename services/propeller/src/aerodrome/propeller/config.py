@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
-from aerodrome.plugins.config import K8sPluginConfig, LogConfig, TasksConfig
+from aerodrome.plugins.config import EchoConfig, K8sPluginConfig, LogConfig, TasksConfig
 from aerodrome.propeller.engine.budget import Limits
 from aerodrome.stdlib.config import Duration, LoggerConfig, Section, StorageConfig
 
@@ -81,6 +81,7 @@ class PluginsConfig(Section):
 
     k8s: K8sPluginConfig = K8sPluginConfig()
     logs: LogConfig = LogConfig(kubernetes_enabled=False)
+    echo: EchoConfig = EchoConfig()
 
 
 class PropellerConfig(Section):

@@ -69,6 +69,7 @@ class Propeller:
             settings=PodSettings(config=config.plugins.k8s, environ=dict(os.environ)),
             links=LogLinks(config.plugins.logs, log_uri),
             clock=clock,
+            echo=config.plugins.echo,
         )
         registry = Registry.load(host)
         registry.check(config.tasks.task_plugins)

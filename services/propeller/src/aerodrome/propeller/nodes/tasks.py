@@ -16,6 +16,8 @@ from aerodrome.plugins import outcome
 from aerodrome.plugins.api import (
     ErrorKind,
     Failure,
+    InProcessPlugin,
+    Outcome,
     Phase,
     PhaseInfo,
     PluginError,
@@ -42,6 +44,8 @@ from aerodrome.stdlib.logger import get_logger
 
 log = get_logger(__name__)
 
+_WORK = "work"
+"""Key of a node's memo: the task of this process that does the attempt, while it does."""
 _TAIL_LINES = 30
 _TRIES = 5
 
@@ -76,6 +80,9 @@ class TaskHandler:
             task = node.spec.task
             assert task is not None
             plugin = self._registry.resolve(task.type, run.plugin_overrides, self._plugins)
+            if isinstance(plugin, InProcessPlugin):
+                await self._do(run, node, attempt, plugin)
+                return
             if not isinstance(plugin, PodPlugin):
                 raise PluginError(_no_pod(task.type, plugin.id))
             context = await self._context(run, node, attempt)
@@ -102,7 +109,48 @@ class TaskHandler:
             failed = Failure("StartFailed", error.message, ErrorKind.SYSTEM, retryable=True)
             run.post(lambda engine, now: engine.failed(node, attempt, failed, now))
 
+    async def _do(self, run: Run, node: NodeState, attempt: int, plugin: InProcessPlugin) -> None:
+        """Have a plugin do the whole attempt here; `abort` cancels it."""
+        node.memo[_WORK] = asyncio.current_task()
+        try:
+            context = await self._context(run, node, attempt, with_inputs=True)
+            run.post(await self._conclude(run, node, attempt, await plugin.run(context)))
+        finally:
+            node.memo.pop(_WORK, None)
+
+    async def _conclude(self, run: Run, node: NodeState, attempt: int, ended: Outcome) -> Observation:
+        """What an attempt came to of which nothing runs any more, and whose outputs its plugin may have in hand."""
+        info, prefix = ended.info, run.layout.output_dir(node, attempt)
+        failure = info.failure
+        if failure is None and ended.outputs is not None:
+            failure = await self._write_outputs(run, node, prefix, ended.outputs)
+        elif failure is None:
+            document, bad = await self._error_document(run, f"{prefix}/{ERROR}")
+            verdict = await self._outputs(run, node, prefix, document, bad)
+            failure = verdict if isinstance(verdict, Failure) else None
+        if failure is not None:
+            final = failure
+            return lambda engine, now: engine.failed(node, attempt, final, now, info)
+        await run.literals.storage.freeze(prefix)
+        return lambda engine, now: engine.succeeded(node, attempt, now, info)
+
+    async def _write_outputs(
+        self, run: Run, node: NodeState, prefix: str, outputs: literals_pb2.LiteralMap
+    ) -> Failure | None:
+        """Store outputs that a plugin has in hand; why they cannot be used, if so."""
+        size = outputs.ByteSize()
+        verdict = outcome.decide(None, False, size, node.spec.has_outputs, self._max_output_bytes, output_prefix=prefix)
+        if isinstance(verdict, Failure):
+            return verdict
+        await run.literals.write(f"{prefix}/{OUTPUTS}", outputs)
+        return None
+
     async def abort(self, run: Run, node: NodeState, attempt: int, reason: str) -> Observation:
+        work: asyncio.Task[None] | None = node.memo.get(_WORK)
+        if work is not None:
+            work.cancel()
+            await asyncio.wait([work])
+            return lambda engine, now: engine.aborted(node, attempt, now)
         await self._delete(run, node, attempt)
         return lambda engine, now: engine.aborted(node, attempt, now)
 
@@ -123,14 +171,14 @@ class TaskHandler:
     def _pod_name(self, run: Run, node: NodeState, attempt: int) -> str:
         return pod_name(run.layout.generated_name(node, attempt))
 
-    async def _context(self, run: Run, node: NodeState, attempt: int) -> TaskContext:
+    async def _context(self, run: Run, node: NodeState, attempt: int, *, with_inputs: bool = False) -> TaskContext:
         layout, spec, task = run.layout, node.spec, node.spec.task
         assert task is not None
         template_path = f"{layout.node_data(node)}/{TASK}"
         if uses_task_template(task):
             await run.literals.storage.write(template_path, task.SerializeToString())
         known = literals_pb2.LiteralMap()
-        if uses_inputs(task):
+        if with_inputs or uses_inputs(task):
             known = await run.literals.read(layout.inputs(node))
         wanted = spec.interruptible
         if wanted is None:
