@@ -249,7 +249,7 @@ def test_a_task_that_turned_out_to_be_dynamic_is_a_parent_from_then_on() -> None
     node = engine.root.node("n0")
     engine.prepared(node, AT)
     before = node_events(engine.take().transitions)
-    engine.expanded(node, 0, closure().sub_workflow(identifier("inner")), AT)
+    engine.expanded(node, 0, closure().sub_workflow(identifier("inner")), AT, expansion="")
     after = [event for event in node_events(engine.take().transitions) if event.id.node_id == "n0"]
     assert not any(event.is_parent or event.is_dynamic for event in before)
     assert [(event.phase, event.is_parent, event.is_dynamic) for event in after] == [(N.DYNAMIC_RUNNING, True, True)]
@@ -387,7 +387,7 @@ def test_an_item_is_written_with_its_attempt_and_error() -> None:
     engine.take()
     failure = Failure("Broken", "", ErrorKind.USER, retryable=False)
     engine.item_failed(node, 0, 0, failure, AT)
-    changes = [one.items for one in writer().write(engine.take().transitions) if one.WhichOneof("change") == "items"]
+    changes = [one.items for one in writer().write(coalesced(engine.take().transitions)) if one.WhichOneof("change") == "items"]
     (known,) = changes[0].ranges
     assert changes[0].node_id == "m"
     assert (known.first, known.last, known.attempt, known.phase) == (0, 0, 0, TaskPhase.FAILED)

@@ -18,6 +18,7 @@ from aerodrome.idl.journal.v1 import journal_pb2
 from aerodrome.idl.propeller.v1 import state_pb2
 from aerodrome.plugins.api import ErrorKind, Failure, PhaseInfo
 from aerodrome.propeller.engine.graph import NodeKind
+from aerodrome.propeller.engine.items import ItemInfo, ItemPlan, SavedItem
 from aerodrome.propeller.engine.phases import NodePhase, TaskPhase, WorkflowPhase
 from aerodrome.propeller.engine.state import (
     ItemTransition,
@@ -34,6 +35,11 @@ from aerodrome.propeller.layout import Layout
 PRODUCER = "propeller"
 MAX_MESSAGE = 102_400
 """Characters of an error message that an event carries; longer ones keep head and tail."""
+
+MAX_ITEM_MESSAGE = 4_096
+"""The same for an item of a map."""
+MAX_ITEMS = 5_000
+"""Items in one entry of the journal."""
 
 _W = execution_pb2.WorkflowExecution
 _N = execution_pb2.NodeExecution
@@ -61,6 +67,76 @@ _LIVE_NAMES = {"QUEUED", "RUNNING", "DYNAMIC_RUNNING"}
 _FINISHED_TASK = frozenset({TaskPhase.SUCCEEDED, TaskPhase.ABORTED, TaskPhase.FAILED, TaskPhase.RETRYABLE_FAILED})
 
 
+_PLAIN_ITEM = ItemInfo()
+
+
+class ItemsTransition:
+    """Items of one node that changed at about the same time, each of them once.
+
+    Those that begin are apart from the others: the journal takes all of them or none, and an abort refuses beginnings.
+    """
+
+    __slots__ = ("beginning", "changes", "node")
+
+    def __init__(self, node: NodeState, *, beginning: bool) -> None:
+        self.node = node
+        self.beginning = beginning
+        self.changes: dict[int, ItemTransition] = {}
+
+    def __repr__(self) -> str:
+        return f"I {self.node.unique_id} {len(self.changes)} items"
+
+
+Written = NodeTransition | TaskTransition | WorkflowTransition | ItemsTransition
+"""What becomes one entry of the journal."""
+
+
+def coalesced(transitions: Iterable[Transition]) -> list[Written]:
+    """The same transitions with those of items gathered, in an order that says the same of each node and item."""
+    gathered: list[Written] = []
+    gathering: dict[NodeState, _Gathering] = {}
+    for transition in transitions:
+        if not isinstance(transition, ItemTransition):
+            if isinstance(transition, WorkflowTransition):
+                gathering.clear()
+            else:
+                gathering.pop(transition.node, None)
+            gathered.append(transition)
+            continue
+        known = gathering.get(transition.node)
+        if known is None:
+            known = gathering[transition.node] = _Gathering()
+        fresh = known.add(transition)
+        if fresh is not None:
+            gathered.append(fresh)
+    return gathered
+
+
+class _Gathering:
+    """What of one node's items has been gathered since its last own transition."""
+
+    __slots__ = ("_count", "_open", "_seen")
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._open: dict[bool, tuple[int, ItemsTransition]] = {}
+        self._seen: dict[int, int] = {}
+        """By item: number of the last entry that it is in; later ones of it have to stand behind that."""
+
+    def add(self, transition: ItemTransition) -> ItemsTransition | None:
+        """Put the transition into an entry; that entry if it is a new one."""
+        index, beginning = transition.index, transition.phase is TaskPhase.QUEUED
+        number, entry = self._open.get(beginning, (0, None))
+        fresh = entry is None or self._seen.get(index, 0) >= number or len(entry.changes) >= MAX_ITEMS
+        if entry is None or fresh:
+            self._count += 1
+            number, entry = self._count, ItemsTransition(transition.node, beginning=beginning)
+            self._open[beginning] = number, entry
+        entry.changes[index] = transition
+        self._seen[index] = number
+        return entry if fresh else None
+
+
 class Transcript:
     """Writes the transitions of one execution."""
 
@@ -78,8 +154,8 @@ class Transcript:
         self._output_uri = output_uri
         self._plugin_names = plugin_names
 
-    def write(self, transitions: Iterable[Transition]) -> list[journal_pb2.Transition]:
-        """The journal's form of `transitions`, in order.  To be called right after `Engine.take`."""
+    def write(self, transitions: Iterable[Written]) -> list[journal_pb2.Transition]:
+        """The journal's form of what `coalesced` gave, in order.  To be called right after `Engine.take`."""
         reported = _timestamp(time.time())
         written = []
         for transition in transitions:
@@ -87,8 +163,8 @@ class Transcript:
                 written.append(journal_pb2.Transition(node=self._node(transition, reported)))
             elif isinstance(transition, TaskTransition):
                 written.append(journal_pb2.Transition(task=self._task(transition, reported)))
-            elif isinstance(transition, ItemTransition):
-                written.append(journal_pb2.Transition(items=_item(transition)))
+            elif isinstance(transition, ItemsTransition):
+                written.append(journal_pb2.Transition(items=_items(transition)))
             else:
                 written.append(journal_pb2.Transition(workflow=self._workflow(transition)))
         return written
@@ -202,16 +278,31 @@ class Transcript:
         return change
 
 
-def _item(transition: ItemTransition) -> journal_pb2.ItemsChange:
-    known = journal_pb2.ItemRange(
-        first=transition.index,
-        last=transition.index,
-        attempt=transition.attempt,
-        system_failures=transition.system_failures,
-        phase=transition.phase,
-        error=error_of(transition.failure).SerializeToString() if transition.failure is not None else b"",
-    )
-    return journal_pb2.ItemsChange(node_id=transition.node.unique_id, ranges=[known])
+def _items(transition: ItemsTransition) -> journal_pb2.ItemsChange:
+    written = journal_pb2.ItemsChange(node_id=transition.node.unique_id)
+    before: tuple[int, int, int, bytes, int, str] | None = None
+    last = -1
+    for index in sorted(transition.changes):
+        change = transition.changes[index]
+        info = change.info if isinstance(change.info, ItemInfo) else _PLAIN_ITEM
+        state = (
+            change.attempt,
+            change.system_failures,
+            int(change.phase),
+            b"" if change.failure is None else item_error(change.failure).SerializeToString(),
+            info.cache_status,
+            info.log_uri,
+        )
+        if state == before and index == last + 1:
+            written.ranges[-1].last = index
+        else:
+            attempt, system_failures, phase, error, cache_status, log_uri = state
+            written.ranges.add(
+                first=index, last=index, attempt=attempt, system_failures=system_failures, phase=phase, error=error,
+                cache_status=cache_status, log_uri=log_uri,
+            )  # fmt: skip
+        before, last = state, index
+    return written
 
 
 def _add_info(event: event_pb2.TaskExecutionEvent, info: PhaseInfo) -> None:
@@ -231,11 +322,23 @@ def _add_info(event: event_pb2.TaskExecutionEvent, info: PhaseInfo) -> None:
 def error_of(failure: Failure) -> execution_pb2.ExecutionError:
     """A failure as the API shows it, its message bounded."""
     error = failure.error()
-    if len(error.message) > MAX_MESSAGE:
-        half = MAX_MESSAGE // 2 - 40
-        left_out = len(error.message) - 2 * half
-        error.message = f"{error.message[:half]}\n… {left_out} characters left out …\n{error.message[-half:]}"
+    error.message = shortened(error.message, MAX_MESSAGE)
     return error
+
+
+def item_error(failure: Failure) -> execution_pb2.ExecutionError:
+    """As `error_of`, shorter: a map may have many of them."""
+    error = failure.error()
+    error.message = shortened(error.message, MAX_ITEM_MESSAGE)
+    return error
+
+
+def shortened(message: str, most: int) -> str:
+    """`message`, with its middle left out if it has more than `most` characters."""
+    if len(message) <= most:
+        return message
+    half = most // 2 - 40
+    return f"{message[:half]}\n… {len(message) - 2 * half} characters left out …\n{message[-half:]}"
 
 
 def failure_of(serialized: bytes) -> Failure | None:
@@ -261,9 +364,12 @@ def read(assignment: journal_pb2.Assignment) -> SavedWorkflow:
             queued_at=state.queued_at,
             attempt_at=state.attempt_at,
             choice=state.choice - 1,
+            expansion=state.expansion,
             task_phase=TaskPhase(task.task_phase),
             task_version=task.task_version,
             failure=failure_of(snapshot.error),
+            plan=_plan(state.items) if state.HasField("items") else None,
+            items=tuple(_saved_item(item) for item in snapshot.items),
         )
     workflow = state_pb2.WorkflowState.FromString(assignment.workflow_state)
     phase = WorkflowPhase(workflow.phase)
@@ -280,9 +386,40 @@ def _state(node: NodeState) -> bytes:
         queued_at=node.queued_at,
         attempt_at=node.attempt_at,
         choice=node.choice + 1,
+        expansion=node.expansion,
         task_phase=node.task_phase,
         task_version=node.task_version,
+        items=None if node.items is None else _written_plan(node.items.plan),
     ).SerializeToString()
+
+
+def _written_plan(plan: ItemPlan) -> state_pb2.ItemPlan:
+    return state_pb2.ItemPlan(
+        size=plan.size,
+        concurrency=plan.concurrency,
+        min_successes=plan.min_successes,
+        min_success_ratio=plan.min_success_ratio,
+    )
+
+
+def _plan(written: state_pb2.ItemPlan) -> ItemPlan:
+    return ItemPlan(
+        size=written.size,
+        concurrency=written.concurrency,
+        min_successes=written.min_successes if written.HasField("min_successes") else None,
+        min_success_ratio=written.min_success_ratio if written.HasField("min_success_ratio") else None,
+    )
+
+
+def _saved_item(known: journal_pb2.ItemRange) -> SavedItem:
+    return SavedItem(
+        index=known.first,
+        last=known.last,
+        phase=TaskPhase(known.phase),
+        attempt=known.attempt,
+        system_failures=known.system_failures,
+        failure=failure_of(known.error),
+    )
 
 
 def _timestamp(seconds: float) -> Timestamp:

@@ -252,11 +252,13 @@ class Engine:
         choice: int = -1,
         plan: ItemPlan | None = None,
         done: Sequence[int] = (),
+        ran_elsewhere: bool = False,
         detail: Any = None,
     ) -> None:
         """The inputs of a node are written; `choice` is the arm that a branch takes, `plan` how an array runs.
 
-        `done` are items of the array, whose outputs are in place without running them.
+        `done` are items of the array, whose outputs are in place without running them.  `ran_elsewhere` says of a
+        dynamic task that what its own attempt makes was taken over from another execution: no attempt is reported.
         """
         if not node.preparing:
             return
@@ -283,7 +285,9 @@ class Engine:
                 self._step.transitions.append(ItemTransition(node, index, TaskPhase.SUCCEEDED, now))
             self._next_items(node, now)
         else:
-            if kind is NodeKind.TASK:
+            if kind is NodeKind.TASK and ran_elsewhere:
+                node.task_phase = TaskPhase.SUCCEEDED
+            elif kind is NodeKind.TASK:
                 node.task_phase = TaskPhase.QUEUED
                 self._step.transitions.append(TaskTransition(node, TaskPhase.QUEUED, 0, now))
             self._move(node, NodePhase.RUNNING, now)
@@ -329,14 +333,36 @@ class Engine:
         self._succeed(node, now, detail=detail)
         self._settle(now)
 
+    def sleep(self, node: NodeState, attempt: int, until: float, now: float) -> None:
+        """The attempt succeeds by itself at `until`, in seconds since 1970; its outputs are in place."""
+        if not _goes_on(node, attempt):
+            return
+        if until <= now:
+            self.succeeded(node, attempt, now)
+            return
+        self._timer_count += 1
+        heapq.heappush(self._sleeps, (until, self._timer_count, node, attempt))
+
     def expanded(
-        self, node: NodeState, attempt: int, graph: Graph, now: float, info: Any = None, detail: Any = None
+        self,
+        node: NodeState,
+        attempt: int,
+        graph: Graph,
+        now: float,
+        *,
+        expansion: str,
+        info: Any = None,
+        detail: Any = None,
     ) -> None:
-        """A dynamic task's attempt is done and has given the graph that the node goes on with."""
+        """A dynamic task's attempt is done and has given the graph that the node goes on with.
+
+        `expansion` is where the graph is stored: `restore` has to be given it again.
+        """
         if node.phase is not NodePhase.RUNNING or node.attempts != attempt or node.after is not After.NOTHING:
             return
         self._end_task(node, TaskPhase.SUCCEEDED, now, info)
         self._step.permitted.append(Finalize(node, attempt))
+        node.expansion = expansion
         self._move(node, NodePhase.DYNAMIC_RUNNING, now, detail=detail)
         node.inner = Scope(graph, node)
         self._open(node.inner, now)
@@ -453,7 +479,10 @@ class Engine:
             node.phase = NodePhase.NOT_STARTED
 
     def tick(self, now: float) -> None:
-        """Deadlines up to `now` have passed."""
+        """Deadlines up to `now` have passed; what has slept long enough is done before anything runs out of time."""
+        while self._sleeps and self._sleeps[0][0] <= now:
+            _, _, node, attempt = heapq.heappop(self._sleeps)
+            self.succeeded(node, attempt, now)
         while self._item_timers and self._item_timers[0][0] <= now:
             _, _, node, index, attempt = heapq.heappop(self._item_timers)
             if self._item(node, index, attempt) is not None:
@@ -543,7 +572,8 @@ class Engine:
         if node.spec.kind is NodeKind.BRANCH:
             assert node.spec.arms is not None
             return node.spec.arms
-        return self._closure.sub_workflow(node.spec.template.workflow_node.sub_workflow_ref)
+        closure = node.scope.graph.closure or self._closure
+        return closure.sub_workflow(node.spec.template.workflow_node.sub_workflow_ref)
 
     def _scope_done(self, scope: Scope, now: float) -> None:
         """Every node of the scope is terminal."""
@@ -772,6 +802,7 @@ class Engine:
         node.system_failures += verdict.spends_system
         node.attempts += 1
         node.inner = None
+        node.expansion = ""
         node.items = None
         node.failure = None
         node.attempt_at = now
@@ -857,6 +888,11 @@ def _reports_attempts(node: NodeState) -> bool:
     return kind is NodeKind.TASK or (kind is NodeKind.ARRAY and node.spec.task is not None)
 
 
+def _goes_on(node: NodeState, attempt: int) -> bool:
+    """Whether the attempt may still report its end."""
+    return node.phase is NodePhase.RUNNING and node.attempts == attempt and node.after is After.NOTHING
+
+
 def _cause(scope: Scope) -> Failure:
     """Why a scope fails: what its failed node says."""
     failed = scope.failed
@@ -878,6 +914,7 @@ def _remember(node: NodeState, known: SavedNode) -> None:
     node.queued_at = known.queued_at
     node.attempt_at = known.attempt_at
     node.choice = known.choice
+    node.expansion = known.expansion
     node.task_phase = known.task_phase
     node.task_version = known.task_version
     node.failure = known.failure

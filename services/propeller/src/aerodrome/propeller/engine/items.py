@@ -55,6 +55,15 @@ class ItemPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class ItemInfo:
+    """What is said of an item beside its phase."""
+
+    cache_status: int = 0
+    """Number of the flyteidl.core.CatalogCacheStatus."""
+    log_uri: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SavedItem:
     """An item, or all items up to `last`, as the last durable transition left them."""
 

@@ -309,7 +309,7 @@ class AbortItem:
 
 
 class FinalizeItem:
-    """Give back what an item's finished attempt holds.  Only after the transitions are durable; nothing waits for it."""
+    """Give back what an item's finished attempt holds.  Only after the transitions are durable; nobody waits for it."""
 
     __slots__ = ("attempt", "index", "node")
 
