@@ -34,7 +34,7 @@ from aerodrome.propeller.engine.state import (
     WorkflowTransition,
 )
 from aerodrome.propeller.layout import Layout
-from aerodrome.propeller.transcript import MAX_MESSAGE, Transcript
+from aerodrome.propeller.transcript import MAX_MESSAGE, Transcript, coalesced
 
 EXECUTION = identifier_pb2.WorkflowExecutionIdentifier(project="p", domain="d", name="e0")
 DATA = "s3://b/meta/p-d-e0"
@@ -86,12 +86,12 @@ def begun() -> Engine:
 
 
 def node_events(transitions: list[Transition]) -> list[event_pb2.NodeExecutionEvent]:
-    written = [one.node.event for one in writer().write(transitions) if one.WhichOneof("change") == "node"]
+    written = [one.node.event for one in writer().write(coalesced(transitions)) if one.WhichOneof("change") == "node"]
     return [event_pb2.NodeExecutionEvent.FromString(event) for event in written if event]
 
 
 def task_events(transitions: list[Transition]) -> list[event_pb2.TaskExecutionEvent]:
-    written = [one.task.event for one in writer().write(transitions) if one.WhichOneof("change") == "task"]
+    written = [one.task.event for one in writer().write(coalesced(transitions)) if one.WhichOneof("change") == "task"]
     return [event_pb2.TaskExecutionEvent.FromString(event) for event in written]
 
 
@@ -387,7 +387,9 @@ def test_an_item_is_written_with_its_attempt_and_error() -> None:
     engine.take()
     failure = Failure("Broken", "", ErrorKind.USER, retryable=False)
     engine.item_failed(node, 0, 0, failure, AT)
-    changes = [one.items for one in writer().write(coalesced(engine.take().transitions)) if one.WhichOneof("change") == "items"]
+    changes = [
+        one.items for one in writer().write(coalesced(engine.take().transitions)) if one.WhichOneof("change") == "items"
+    ]
     (known,) = changes[0].ranges
     assert changes[0].node_id == "m"
     assert (known.first, known.last, known.attempt, known.phase) == (0, 0, 0, TaskPhase.FAILED)
@@ -408,7 +410,7 @@ class Journal(Record):
 
     def append(self, transitions: list[Transition]) -> None:
         super().append(transitions)
-        for one in writer().write(transitions):
+        for one in writer().write(coalesced(transitions)):
             match one.WhichOneof("change"):
                 case "workflow":
                     self.assignment.workflow_state = one.workflow.state

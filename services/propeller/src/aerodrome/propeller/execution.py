@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -25,13 +25,15 @@ from aerodrome.propeller.engine.graph import END, START, BadSpecification, Closu
 from aerodrome.propeller.engine.phases import WorkflowPhase
 from aerodrome.propeller.engine.state import (
     Abort,
+    AbortItem,
     Finalize,
+    FinalizeItem,
     FreeCommand,
-    ItemTransition,
     NodeState,
     PermittedCommand,
     Prepare,
     Start,
+    StartItem,
     Step,
     Transition,
     WorkflowTransition,
@@ -39,7 +41,7 @@ from aerodrome.propeller.engine.state import (
 from aerodrome.propeller.layout import OUTPUTS, Layout
 from aerodrome.propeller.literals import Literals
 from aerodrome.propeller.nodes.bindings import Unresolvable
-from aerodrome.propeller.nodes.handler import Handler, Observation, Run, final, storage_failure
+from aerodrome.propeller.nodes.handler import Handler, ItemsHandler, Observation, Run, final, storage_failure
 from aerodrome.propeller.source import LeaseLost, LeaseSource, Session
 from aerodrome.stdlib.errors import AerodromeError
 from aerodrome.stdlib.logger import get_logger
@@ -50,6 +52,8 @@ T = TypeVar("T")
 
 _APPEND_CHUNK = 1_000
 """Transitions per append; the control plane takes 2,000 of one execution at most."""
+_ITEMS_PER_WEIGHT = 10
+"""How many items of maps count as one transition."""
 _PREPARE_CHUNK = 256
 _PREPARE_PATIENCE = 0.02
 """Seconds to wait for preparations before what else there is goes to the journal without them."""
@@ -174,7 +178,10 @@ class Execution:
                 await self._append(engine, waiting)
                 waiting = []
             for command in permitted:
+                if isinstance(command, StartItem | FinalizeItem):
+                    continue
                 self._spawn(self._permitted(command))
+            self._spawn_items(permitted)
             permitted = []
             if engine.terminal and not self._inbox:
                 log.info("execution over", execution=self.name, phase=engine.phase.name)
@@ -277,16 +284,47 @@ class Execution:
         elif isinstance(command, Finalize):
             await handler.finalize(run, node, attempt)
         else:
-            raise AssertionError(f"{node.spec.kind.value} nodes have no items on this data plane")
+            assert isinstance(command, AbortItem)
+            assert isinstance(handler, ItemsHandler)
+            self.post(await handler.abort_item(run, node, command.index, attempt, command.reason))
+
+    def _spawn_items(self, commands: Iterable[PermittedCommand]) -> None:
+        """Carry out what concerns items, all of one node together: a map may have a great many."""
+        starts: dict[NodeState, list[tuple[int, int]]] = {}
+        ends: dict[NodeState, list[tuple[int, int]]] = {}
+        for command in commands:
+            if isinstance(command, StartItem):
+                starts.setdefault(command.node, []).append((command.index, command.attempt))
+            elif isinstance(command, FinalizeItem):
+                ends.setdefault(command.node, []).append((command.index, command.attempt))
+        for node, items in starts.items():
+            self._spawn(self._start_items(node, items))
+        for node, items in ends.items():
+            self._spawn(self._finalize_items(node, items))
+
+    async def _start_items(self, node: NodeState, items: Sequence[tuple[int, int]]) -> None:
+        handler, run = self._around.handlers[node.spec.kind], self.run_view
+        assert isinstance(handler, ItemsHandler)
+        assert run is not None
+        await self.session.permit()
+        if node.live and not node.abort_sent and not self._aborting:
+            await handler.start_items(run, node, items, self.session.permit)
+
+    async def _finalize_items(self, node: NodeState, items: Sequence[tuple[int, int]]) -> None:
+        handler, run = self._around.handlers[node.spec.kind], self.run_view
+        assert isinstance(handler, ItemsHandler)
+        assert run is not None
+        await self.session.permit()
+        await handler.finalize_items(run, node, items)
 
     async def _append(self, engine: Engine, transitions: list[Transition]) -> None:
         assert self._transcript is not None
-        for part in _parts(transitions):
+        for part in _parts(transcript.coalesced(transitions)):
             result = await self._send(self._transcript.write(part))
             for transition, answer in zip(part, result.results, strict=True):
                 if answer.status == journal_pb2.TRANSITION_STATUS_ABORTING:
                     self._aborting = True
-                    if not isinstance(transition, WorkflowTransition):
+                    if not isinstance(transition, WorkflowTransition | transcript.ItemsTransition):
                         engine.not_permitted(transition.node)
                 elif answer.status == journal_pb2.TRANSITION_STATUS_REFUSED:
                     log.error("transition refused", execution=self.name, what=repr(transition), why=answer.reason)
@@ -383,11 +421,14 @@ class Execution:
         raise AssertionError("unreachable")
 
 
-def _parts(transitions: list[Transition]) -> Iterator[list[Transition]]:
+def _parts(transitions: list[transcript.Written]) -> Iterator[list[transcript.Written]]:
     """Appends of bounded length; what a node does at once stays together: its state is written as it is by then."""
     begin = 0
     while begin < len(transitions):
-        end = min(begin + _APPEND_CHUNK, len(transitions))
+        end, size = begin, 0
+        while end < len(transitions) and size < _APPEND_CHUNK:
+            size += _weight(transitions[end])
+            end += 1
         while (
             end < len(transitions)
             and _node(transitions[end]) is not None
@@ -398,8 +439,14 @@ def _parts(transitions: list[Transition]) -> Iterator[list[Transition]]:
         begin = end
 
 
-def _node(transition: Transition) -> NodeState | None:
-    if isinstance(transition, WorkflowTransition | ItemTransition):
+def _weight(transition: transcript.Written) -> int:
+    if isinstance(transition, transcript.ItemsTransition):
+        return 1 + len(transition.changes) // _ITEMS_PER_WEIGHT
+    return 1
+
+
+def _node(transition: transcript.Written) -> NodeState | None:
+    if isinstance(transition, WorkflowTransition | transcript.ItemsTransition):
         return None
     return transition.node
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from flyteidl.admin import execution_pb2, matchable_resource_pb2
 from flyteidl.core import identifier_pb2, literals_pb2
@@ -91,6 +91,29 @@ class Handler(Protocol):
 
     async def finalize(self, run: Run, node: NodeState, attempt: int) -> None:
         """Give back what a finished attempt holds."""
+        ...
+
+
+@runtime_checkable
+class ItemsHandler(Handler, Protocol):
+    """A kind of node that runs items; they come as (index, attempt)."""
+
+    async def start_items(
+        self,
+        run: Run,
+        node: NodeState,
+        items: Sequence[tuple[int, int]],
+        permit: Callable[[], Coroutine[Any, Any, None]],
+    ) -> None:
+        """Start the attempts, or find them again, waiting for `permit` before each; what becomes of them is posted."""
+        ...
+
+    async def abort_item(self, run: Run, node: NodeState, index: int, attempt: int, reason: str) -> Observation:
+        """End an item's attempt; returns when nothing of it is left."""
+        ...
+
+    async def finalize_items(self, run: Run, node: NodeState, items: Sequence[tuple[int, int]]) -> None:
+        """Give back what finished attempts hold."""
         ...
 
 
