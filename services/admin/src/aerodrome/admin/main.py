@@ -21,17 +21,21 @@ from flyteidl.service.dataproxy_pb2_grpc import add_DataProxyServiceServicer_to_
 from flyteidl.service.signal_pb2_grpc import add_SignalServiceServicer_to_server
 
 from aerodrome.admin.config import AdminConfig, PostgresConfig, ServerConfig
+from aerodrome.admin.managers.attributes import AttributeManager
 from aerodrome.admin.managers.compiling import Compiler
+from aerodrome.admin.managers.concurrency import ConcurrencyManager
 from aerodrome.admin.managers.data import DataManager
 from aerodrome.admin.managers.dataproxy import DataProxyManager
 from aerodrome.admin.managers.executions import ExecutionManager
 from aerodrome.admin.managers.journal import JournalWriter
 from aerodrome.admin.managers.launch_plans import LaunchPlanManager
 from aerodrome.admin.managers.leases import LeaseManager, WorkAnnouncer
+from aerodrome.admin.managers.metrics import MetricsManager
 from aerodrome.admin.managers.named_entities import NamedEntityManager
 from aerodrome.admin.managers.partitions import PartitionKeeper
 from aerodrome.admin.managers.projects import ProjectManager
 from aerodrome.admin.managers.reading import ReadingManager
+from aerodrome.admin.managers.retention import Catalog, RetentionManager
 from aerodrome.admin.managers.sessions import SessionManager
 from aerodrome.admin.managers.signals import SignalManager
 from aerodrome.admin.managers.tasks import TaskManager
@@ -40,8 +44,10 @@ from aerodrome.admin.rpc.admin import AdminRpcs, Managers
 from aerodrome.admin.rpc.dataproxy import DataProxyRpcs
 from aerodrome.admin.rpc.journal import JournalRpcs
 from aerodrome.admin.rpc.measuring import measure
+from aerodrome.admin.rpc.retention import RetentionRpcs
 from aerodrome.admin.rpc.signals import SignalRpcs
 from aerodrome.idl.journal.v1.journal_pb2_grpc import add_JournalServiceServicer_to_server
+from aerodrome.idl.retention.v1.retention_pb2_grpc import add_RetentionServiceServicer_to_server
 from aerodrome.stdlib import logger
 from aerodrome.stdlib.clock import Clock, SystemClock
 from aerodrome.stdlib.config import load
@@ -67,6 +73,7 @@ class Admin:
     """Registration, executions, the journal and the data proxy, on a database whose tables exist.
 
     `publish` takes the messages of the outbox; without it nobody is there to hear them, and they are dropped.
+    `catalog` is told which executions are deleted, so that the cache forgets what they made.
     """
 
     def __init__(
@@ -79,6 +86,7 @@ class Admin:
         public_url: Callable[[], str],
         telemetry: Telemetry | None = None,
         publish: Publish | None = None,
+        catalog: Catalog | None = None,
     ) -> None:
         self.config = config
         self.public_url = public_url
@@ -96,6 +104,8 @@ class Admin:
             database, self._sessions, self._work, config, announcer=self._announcer, listener=self._listener
         )
         self._journal.subscribe(self._leases.told)
+        self._concurrency = ConcurrencyManager(database, clock, config, announcer=self._work, tell=self._journal.tell)
+        self._journal.subscribe(self._concurrency.told)
         workflows = WorkflowManager(database, storage, clock, config, self._compiler)
         reading = ReadingManager(database)
         data = DataManager(database, storage, config.remote_data)
@@ -113,14 +123,18 @@ class Admin:
                 workflows=workflows,
                 compiler=self._compiler,
                 announcer=self._work,
+                concurrency=self._concurrency,
                 metrics=None if telemetry is None else telemetry.metrics,
             ),
             reading=reading,
             data=data,
+            attributes=AttributeManager(database, config),
+            metrics=MetricsManager(database, storage),
             journal=self._journal,
         )
         self._dataproxy = DataProxyManager(database, storage, config.server.data_proxy, reading=reading, data=data)
         self._signals = SignalManager(database, self._journal, config)
+        self.retention = RetentionManager(database, storage, clock, config, catalog=catalog)
         self._prepared = False
 
     def services(self) -> list[tuple[Callable[[Any, Any], None], object]]:
@@ -133,6 +147,7 @@ class Admin:
             (add_DataProxyServiceServicer_to_server, DataProxyRpcs(self._dataproxy)),
             (add_SignalServiceServicer_to_server, SignalRpcs(self._signals)),
             (add_JournalServiceServicer_to_server, JournalRpcs(self._journal, self._sessions, self._leases)),
+            (add_RetentionServiceServicer_to_server, RetentionRpcs(self.retention)),
         ]
 
     async def prepare(self) -> None:
@@ -154,8 +169,10 @@ class Admin:
                     ("journal", self._journal.run()),
                     ("sessions", self._sessions.run()),
                     ("leases", self._leases.run()),
+                    ("concurrency", self._concurrency.run()),
                     ("partitions", self._partitions.run()),
                     ("outbox", self._relay.run()),
+                    ("retention", self.retention.run()),
                 ):
                     group.create_task(part, name=f"admin {name}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aerodrome.admin.domain.attributes import AttributeRow
+from aerodrome.admin.domain.attributes import AttributeRow, Level
 from aerodrome.admin.domain.projects import ProjectFacts
 from aerodrome.stdlib.postgres.database import Connection
 from aerodrome.stdlib.postgres.queries import load_queries
@@ -54,3 +54,29 @@ class ResourceRepository:
             project=None if row["state"] is None else ProjectFacts(state=row["state"], labels=row["labels"]),
             attributes=tuple(AttributeRow(*each) for each in row["attributes"]),
         )
+
+    async def find(self, level: Level, kind: str) -> AttributeRow | None:
+        """The most specific attributes of `kind` (a `MatchableResource` by its name) at `level` or above."""
+        row = await self._conn.fetchrow(_SQL.find, level.project, level.domain, level.workflow, kind)
+        return None if row is None else AttributeRow(*row)
+
+    async def put(self, level: Level, kind: str, attributes: bytes) -> None:
+        """Store the attributes of `kind` at `level`, in place of those that were there."""
+        await self._conn.execute(
+            _SQL.put, level.project, level.domain, level.workflow, kind, level.priority, attributes
+        )
+
+    async def put_and_lock(self, level: Level, kind: str, attributes: bytes) -> bytes:
+        """Store the attributes if there are none; returns what is stored, which nobody changes in this transaction."""
+        stored: bytes = await self._conn.fetchval(
+            _SQL.put_and_lock, level.project, level.domain, level.workflow, kind, level.priority, attributes
+        )
+        return stored
+
+    async def delete(self, level: Level, kind: str) -> None:
+        """Forget the attributes of `kind` at exactly this level, if there are any."""
+        await self._conn.execute(_SQL.delete, level.project, level.domain, level.workflow, kind)
+
+    async def list_kind(self, kind: str) -> list[AttributeRow]:
+        """All attributes of `kind`, the most specific first."""
+        return [AttributeRow(*row) for row in await self._conn.fetch(_SQL.list_kind, kind)]

@@ -19,3 +19,36 @@ SELECT next_execution_id() AS execution_id, p.state, p.labels,
        ) AS attributes
 FROM (SELECT 1) AS one
 LEFT JOIN projects p ON p.identifier = $1;
+
+-- name: find
+-- the most specific of the rows that match: a level's own, or that of a level above it
+SELECT project, domain, workflow, launch_plan, resource_type, priority, attributes
+FROM resources
+WHERE project = $1 AND domain = ANY (ARRAY['', $2]) AND workflow = ANY (ARRAY['', $3]) AND launch_plan = ''
+    AND resource_type = $4
+ORDER BY priority DESC
+LIMIT 1;
+
+-- name: put
+INSERT INTO resources (project, domain, workflow, resource_type, priority, attributes)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (project, domain, workflow, launch_plan, resource_type) DO UPDATE
+SET attributes = excluded.attributes, priority = excluded.priority, updated_at = now();
+
+-- name: put_and_lock
+-- a row that is there is left as it is, but nobody else can change it until the transaction ends
+INSERT INTO resources (project, domain, workflow, resource_type, priority, attributes)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (project, domain, workflow, launch_plan, resource_type) DO UPDATE
+SET priority = excluded.priority
+RETURNING attributes;
+
+-- name: delete
+DELETE FROM resources
+WHERE project = $1 AND domain = $2 AND workflow = $3 AND launch_plan = '' AND resource_type = $4;
+
+-- name: list_kind
+SELECT project, domain, workflow, launch_plan, resource_type, priority, attributes
+FROM resources
+WHERE resource_type = $1
+ORDER BY priority DESC, project, domain, workflow, launch_plan;

@@ -6,15 +6,18 @@ from dataclasses import dataclass
 
 from flyteidl.service.admin_pb2_grpc import AdminServiceServicer
 
+from aerodrome.admin.managers.attributes import AttributeManager
 from aerodrome.admin.managers.data import DataManager
 from aerodrome.admin.managers.executions import ExecutionManager
 from aerodrome.admin.managers.journal import JournalWriter
 from aerodrome.admin.managers.launch_plans import LaunchPlanManager
+from aerodrome.admin.managers.metrics import MetricsManager
 from aerodrome.admin.managers.named_entities import NamedEntityManager
 from aerodrome.admin.managers.projects import ProjectManager
 from aerodrome.admin.managers.reading import ReadingManager
 from aerodrome.admin.managers.tasks import TaskManager
 from aerodrome.admin.managers.workflows import WorkflowManager
+from aerodrome.admin.rpc.attributes import AttributeRpcs
 from aerodrome.admin.rpc.events import EventRpcs
 from aerodrome.admin.rpc.launching import LaunchingRpcs
 from aerodrome.admin.rpc.projects import ProjectRpcs
@@ -34,10 +37,14 @@ class Managers:
     executions: ExecutionManager
     reading: ReadingManager
     data: DataManager
+    attributes: AttributeManager
+    metrics: MetricsManager
     journal: JournalWriter
 
 
-class AdminRpcs(RegistrationRpcs, ProjectRpcs, LaunchingRpcs, ReadingRpcs, EventRpcs, AdminServiceServicer):
+class AdminRpcs(
+    RegistrationRpcs, ProjectRpcs, LaunchingRpcs, ReadingRpcs, AttributeRpcs, EventRpcs, AdminServiceServicer
+):
     """The servicer of flyteidl.service.AdminService."""
 
     def __init__(self, managers: Managers) -> None:
@@ -49,4 +56,6 @@ class AdminRpcs(RegistrationRpcs, ProjectRpcs, LaunchingRpcs, ReadingRpcs, Event
         self._executions = managers.executions
         self._reading = managers.reading
         self._data = managers.data
+        self._attributes = managers.attributes
+        self._metrics = managers.metrics
         self._journal = managers.journal

@@ -22,6 +22,8 @@ from flyteidl.admin.execution_pb2 import (
     ExecutionList,
     WorkflowExecutionGetDataRequest,
     WorkflowExecutionGetDataResponse,
+    WorkflowExecutionGetMetricsRequest,
+    WorkflowExecutionGetMetricsResponse,
     WorkflowExecutionGetRequest,
 )
 from flyteidl.admin.launch_plan_pb2 import ActiveLaunchPlanListRequest, LaunchPlanList
@@ -49,6 +51,7 @@ from flyteidl.admin.workflow_pb2 import WorkflowList
 from flyteidl.core.identifier_pb2 import ResourceType, TaskExecutionIdentifier
 
 from aerodrome.admin.managers.data import DataManager
+from aerodrome.admin.managers.metrics import MetricsManager
 from aerodrome.admin.managers.reading import ReadingManager
 
 
@@ -57,6 +60,7 @@ class ReadingRpcs:
 
     _reading: ReadingManager
     _data: DataManager
+    _metrics: MetricsManager
 
     async def GetExecution(self, request: WorkflowExecutionGetRequest, context: Any) -> Execution:
         return await self._reading.get_execution(request.id)
@@ -65,6 +69,11 @@ class ReadingRpcs:
         self, request: WorkflowExecutionGetDataRequest, context: Any
     ) -> WorkflowExecutionGetDataResponse:
         return await self._data.execution_data(request.id)
+
+    async def GetExecutionMetrics(
+        self, request: WorkflowExecutionGetMetricsRequest, context: Any
+    ) -> WorkflowExecutionGetMetricsResponse:
+        return await self._metrics.execution_metrics(request)
 
     async def ListExecutions(self, request: ResourceListRequest, context: Any) -> ExecutionList:
         return await self._reading.list_executions(request)
