@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from aerodrome.admin.journal_config import JournalConfig
+from aerodrome.admin.limits_config import LimitsConfig
 from aerodrome.stdlib.config import (
     Duration,
     LoggerConfig,
@@ -323,6 +324,21 @@ class SingleBinary(Section):
     admin: SingleBinaryAdmin = SingleBinaryAdmin()
 
 
+class RetentionConfig(Section):
+    """How executions are deleted that policies say are due; without a policy nothing is."""
+
+    sweep_interval: Duration = timedelta(hours=1)
+    """How often it is looked for what is due."""
+    retry_interval: Duration = timedelta(seconds=30)
+    """How often deletions that could not be finished are continued; each waits longer the more often it failed."""
+    pause: Duration = timedelta(milliseconds=20)
+    """Between two executions of a sweep, so that it takes only a part of what the database and the store can do."""
+    metadata_prefix: str = "metadata/propeller"
+    """Where data planes keep the data of executions: what their `propeller.metadata-prefix` says."""
+    raw_output_prefix: str = "data"
+    """Where tasks put raw outputs unless a user says otherwise: what `propeller.rawoutput-prefix` says."""
+
+
 class AdminConfig(Section):
     """The control plane's configuration."""
 
@@ -346,6 +362,8 @@ class AdminConfig(Section):
     clusters: ClustersConfig = ClustersConfig()
     cluster_pools: ClusterPoolsConfig = ClusterPoolsConfig()
     journal: JournalConfig = JournalConfig()
+    limits: LimitsConfig = LimitsConfig()
+    retention: RetentionConfig = RetentionConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     notifications: NotificationsConfig = NotificationsConfig()
     logger: LoggerConfig = LoggerConfig()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from flyteidl.admin.launch_plan_pb2 import LaunchPlan, LaunchPlanCreateRequest
 from flyteidl.core.interface_pb2 import TypedInterface
 
+from aerodrome.admin.domain.concurrency import policy_of
 from aerodrome.admin.domain.literals import check_literals, check_parameters
 from aerodrome.admin.domain.schedules import check_schedule
 from aerodrome.admin.domain.validation import check_labels, check_notifications, check_text, proto_text
@@ -24,6 +25,7 @@ def stored_launch_plan(
     """
     spec = request.spec
     check_labels(spec.labels.values)
+    policy_of(spec)  # that it makes sense
     check_literals("fixed_inputs", spec.fixed_inputs)
     check_parameters("default_inputs", spec.default_inputs, artifacts_enabled=artifacts_enabled)
     try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
 
 from flyteidl.admin.common_pb2 import NamedEntityIdentifier, NamedEntityMetadata, NamedEntityState
 from flyteidl.admin.execution_pb2 import (
@@ -23,12 +22,7 @@ from flyteidl.admin.execution_pb2 import (
     ExecutionStateChangeDetails,
     ExecutionUpdateRequest,
 )
-from flyteidl.admin.launch_plan_pb2 import (
-    ConcurrencyLimitBehavior,
-    LaunchPlan,
-    LaunchPlanCreateRequest,
-    LaunchPlanSpec,
-)
+from flyteidl.admin.launch_plan_pb2 import LaunchPlan, LaunchPlanCreateRequest, LaunchPlanSpec
 from flyteidl.admin.matchable_resource_pb2 import MatchableResource, PluginOverrides, WorkflowExecutionConfig
 from flyteidl.admin.task_pb2 import TaskClosure
 from flyteidl.admin.workflow_pb2 import WorkflowSpec
@@ -40,6 +34,7 @@ from google.protobuf.message import DecodeError
 from aerodrome.admin.config import AdminConfig
 from aerodrome.admin.domain import launching
 from aerodrome.admin.domain.attributes import most_specific
+from aerodrome.admin.domain.concurrency import policy_of
 from aerodrome.admin.domain.launching import Caller
 from aerodrome.admin.domain.naming import generated_id, namespace, new_execution_name
 from aerodrome.admin.domain.projects import check_usable
@@ -53,6 +48,7 @@ from aerodrome.admin.domain.validation import (
     not_found,
 )
 from aerodrome.admin.managers.compiling import Compiler
+from aerodrome.admin.managers.concurrency import ConcurrencyManager, LimitReached, WorkAnnouncer, name_taken
 from aerodrome.admin.managers.remembering import Remembered
 from aerodrome.admin.managers.workflows import WorkflowManager
 from aerodrome.admin.repositories.executions import (
@@ -92,12 +88,6 @@ REMEMBERED_TARGET_BYTES = 32 * 2**20
 
 _SIZE_BUCKETS = tuple(float(4**power) for power in range(4, 13))
 _TERMINAL = frozenset({"SUCCEEDED", "FAILED", "ABORTED", "TIMED_OUT"})
-
-
-class WorkAnnouncer(Protocol):
-    """Who is told that there is something to lease."""
-
-    def work_available(self, cluster: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +143,7 @@ class ExecutionManager:
         workflows: WorkflowManager,
         compiler: Compiler,
         announcer: WorkAnnouncer,
+        concurrency: ConcurrencyManager,
         metrics: Metrics | None = None,
     ) -> None:
         self._db = database
@@ -162,6 +153,7 @@ class ExecutionManager:
         self._workflows = workflows
         self._compiler = compiler
         self._announcer = announcer
+        self._concurrency = concurrency
         self._domains = frozenset(domain.id for domain in config.domains)
         self._configured_resources = platform_resources(None, config.task_resources)
         self._application = launching.application_config(config.flyteadmin)
@@ -278,7 +270,7 @@ class ExecutionManager:
             state_change=state_change,
         )
         try:
-            await self._insert(new, launchable)
+            ready = await self._insert(new, launchable, caller)
         except AlreadyExists:
             for reference in {inputs_uri, user_inputs_uri}:
                 await self._take_away(reference)
@@ -289,7 +281,7 @@ class ExecutionManager:
         if resolved.closure.HasField("error"):
             self._failed.add()
             log.warning("launch failed", execution=_text(key), error=resolved.closure.error.message)
-        else:
+        elif ready:
             self._announcer.work_available(resolved.cluster)
         return key
 
@@ -518,31 +510,25 @@ class ExecutionManager:
         )
         return "" if found is None else found.execution_cluster_label.value
 
-    async def _insert(self, new: NewExecution, launchable: Launchable) -> None:
-        """Make the execution exist.  Raises AlreadyExists."""
-        policy = launchable.target.spec.concurrency_policy
-        taken = AlreadyExists(f"value with matching already exists (execution {_text(new.key)})")
-        limited = launchable.task_id is None and launchable.target.spec.HasField("concurrency_policy")
-        if not limited or policy.behavior == ConcurrencyLimitBehavior.CONCURRENCY_LIMIT_BEHAVIOR_UNSPECIFIED:
+    async def _insert(self, new: NewExecution, launchable: Launchable, caller: Caller) -> bool:
+        """Make the execution exist; returns whether it may be leased at once.  Raises AlreadyExists."""
+        policy = None
+        if launchable.task_id is None:
+            try:
+                policy = policy_of(launchable.target.spec)
+            except InvalidArgument as error:  # it was registered before this was looked at
+                raise Internal(error.message) from error
+        if policy is None:
             async with self._db.connection() as conn:
                 if not await ExecutionRepository(conn).insert(new):
-                    raise taken
-            return
-        if policy.behavior != ConcurrencyLimitBehavior.CONCURRENCY_LIMIT_BEHAVIOR_SKIP:
-            raise Internal(f"concurrency limit behavior {policy.behavior} is not known")
+                    raise name_taken(new.key)
+            return True
         plan = launchable.target.launch_plan
-        async with self._db.transaction() as conn:
-            executions = ExecutionRepository(conn)
-            await executions.lock_launches_of(plan)
-            if await executions.count_running(plan) >= policy.max:
-                if await executions.find_source(new.key) is not None:
-                    raise taken
-                self._limited.add(project=plan.project, domain=plan.domain, name=plan.name)
-                raise AlreadyExists(
-                    f"concurrency limit ({policy.max}) reached for launch plan {plan.name}; skipping execution"
-                )
-            if not await executions.insert(new):
-                raise taken
+        try:
+            return await self._concurrency.insert(new, plan, policy, caller.user_id)
+        except LimitReached:
+            self._limited.add(project=plan.project, domain=plan.domain, name=plan.name)
+            raise
 
     # What is launched
 

@@ -97,7 +97,7 @@ class JournalWriter:
         self._lanes = [
             _Lane(
                 Recorder(database, clock, cached_nodes=settings.cached_nodes // settings.writers),
-                self._told,
+                self.tell,
                 group_weight=settings.group_transitions,
                 most_pending=max(1, settings.pending_transitions // settings.writers),
             )
@@ -310,7 +310,8 @@ class JournalWriter:
     def _lane_of(self, execution_id: int) -> _Lane:
         return self._lanes[execution_id % len(self._lanes)]
 
-    def _told(self, told: Told) -> None:
+    def tell(self, told: Told) -> None:
+        """Pass on what was committed to all who subscribed."""
         for listener in self._tell:
             try:
                 listener(told)

@@ -55,7 +55,7 @@ from aerodrome.idl.journal.v1.journal_pb2 import (
     TransitionStatus,
 )
 from aerodrome.stdlib.clock import Clock
-from aerodrome.stdlib.errors import AerodromeError, AlreadyExists, Conflict, NotFound
+from aerodrome.stdlib.errors import AerodromeError, AlreadyExists, Conflict, FailedPrecondition, NotFound
 from aerodrome.stdlib.postgres.database import Connection, Database
 
 _FOLD_AT_ONCE = 200
@@ -296,6 +296,22 @@ class Recorder:
         self._remembered.move_to_end(execution_id)
 
 
+async def record_within(
+    connection: Connection, operations: Sequence[Operation], now: datetime
+) -> tuple[list[Outcome], Told]:
+    """Apply operations in the caller's transaction, as a part of it; pass on what they mean once it is committed.
+
+    Recorders that remember the executions find out when they write, and read them again.
+    """
+    group = _Group(now)
+    execution_ids = sorted({operation.execution_id for operation in operations})
+    await JournalRepository(connection).lock(execution_ids)
+    await group.read(connection, execution_ids, operations)
+    outcomes = await group.apply(operations)
+    await group.write(connection)
+    return outcomes, group.told
+
+
 class _Group:
     """The work of one transaction: recall or read, fold, write."""
 
@@ -485,6 +501,10 @@ class _Group:
         assert report.event is not None  # events always carry one
         if lease.writer == Writer.LEASE.value:
             return incompatible_cluster(report.event.producer_id, lease.cluster)
+        if lease.state == "waiting":  # engines try again later
+            return FailedPrecondition(
+                "the execution waits for room under its launch plan's concurrency limit, and may not begin yet"
+            )
         verdict = self._fold(working, report, Writer.EVENTS)
         if isinstance(verdict, Repeated):
             return AlreadyExists(verdict.message)
@@ -504,6 +524,8 @@ class _Group:
         control.abort.cause = abort.cause
         control.abort.principal = abort.principal
         self._decide(working, control)
+        if working.lease.state == "waiting":  # no engine ever heard of it, so that nothing is left to be ended
+            return self._force_abort(working, ForceAbort(abort.execution_id, abort.cause))
         return None
 
     def _force_abort(self, working: _Working, abort: ForceAbort) -> AerodromeError | None:

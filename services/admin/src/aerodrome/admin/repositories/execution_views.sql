@@ -1,5 +1,7 @@
 -- name: get
-SELECT e.execution_project, e.execution_domain, e.execution_name, e.spec, e.closure || e.state_change AS closure,
+SELECT e.execution_project, e.execution_domain, e.execution_name, e.spec || CASE WHEN e.phase = 'QUEUED' THEN coalesce((
+           SELECT w.shown FROM waiting_executions w WHERE w.execution_id = e.execution_id
+       ), '') ELSE '' END AS spec, e.closure || e.state_change AS closure,
        e.phase, e.abort_cause, e."user", e.created_at
 FROM executions e
 WHERE e.execution_project = $1 AND e.execution_domain = $2 AND e.execution_name = $3

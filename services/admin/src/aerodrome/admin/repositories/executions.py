@@ -8,7 +8,7 @@ from datetime import datetime
 
 from flyteidl.admin.execution_pb2 import ExecutionClosure, ExecutionSpec, ExecutionStateChangeDetails
 from flyteidl.core.execution_pb2 import ExecutionError, WorkflowExecution
-from flyteidl.core.identifier_pb2 import Identifier, NodeExecutionIdentifier, WorkflowExecutionIdentifier
+from flyteidl.core.identifier_pb2 import NodeExecutionIdentifier, WorkflowExecutionIdentifier
 
 from aerodrome.stdlib.postgres.database import Connection
 from aerodrome.stdlib.postgres.queries import load_queries
@@ -67,8 +67,10 @@ class ExecutionRepository:
     def __init__(self, conn: Connection) -> None:
         self._conn = conn
 
-    async def insert(self, new: NewExecution) -> bool:
-        """Add an execution with its tags and its lease, open unless it has already failed; False if its name is taken.
+    async def insert(self, new: NewExecution, *, waiting: bool = False) -> bool:
+        """Add an execution with its tags and its lease; False if its name is taken.
+
+        The lease is open unless the execution waits or has already failed.
 
         One statement, so it needs no transaction around it.
         """
@@ -101,21 +103,11 @@ class ExecutionRepository:
             new.closure.error.code if failed else None,
             new.spec.metadata.principal,
             state_change_of(new.state_change),
-            "closed" if failed else "open",
+            "closed" if failed else "waiting" if waiting else "open",
             [key for key, _ in new.tags],
             [value for _, value in new.tags],
         )
         return row is not None
-
-    async def lock_launches_of(self, launch_plan: Identifier) -> None:
-        """Keep others from launching under this launch plan's name with a limit, until the transaction ends."""
-        await self._conn.execute(_SQL.lock_launch_plan_name, launch_plan.project, launch_plan.domain, launch_plan.name)
-
-    async def count_running(self, launch_plan: Identifier) -> int:
-        """Executions of any version under this name, in its project and domain, that are about to run or running."""
-        return int(
-            await self._conn.fetchval(_SQL.count_running, launch_plan.project, launch_plan.domain, launch_plan.name)
-        )
 
     async def find_source(self, key: WorkflowExecutionIdentifier) -> SourceExecution | None:
         """What is needed of an execution to launch it again."""

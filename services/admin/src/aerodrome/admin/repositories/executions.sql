@@ -26,16 +26,6 @@ WITH execution AS (
 )
 SELECT execution_id FROM execution;
 
--- name: lock_launch_plan_name
-SELECT pg_advisory_xact_lock(hashtextextended('launches' || chr(31) || $1 || chr(31) || $2 || chr(31) || $3, 0));
-
--- name: count_running
-SELECT count(*)
-FROM executions e
-JOIN launch_plans l ON l.id = e.launch_plan_id
-WHERE e.execution_project = $1 AND e.execution_domain = $2 AND e.phase IN ('UNDEFINED', 'QUEUED', 'RUNNING')
-  AND l.project = $1 AND l.domain = $2 AND l.name = $3;
-
 -- name: source
 SELECT execution_id, spec, phase, "user", inputs_uri, user_inputs_uri
 FROM executions

@@ -41,7 +41,9 @@ _OF_NODE_EXECUTIONS = {
 EXECUTIONS = Source(
     entity=Entity.EXECUTION,
     select=(
-        "e.execution_project, e.execution_domain, e.execution_name, e.spec, "
+        "e.execution_project, e.execution_domain, e.execution_name, "
+        "e.spec || CASE WHEN e.phase = 'QUEUED' THEN coalesce((SELECT w.shown FROM waiting_executions w "
+        "WHERE w.execution_id = e.execution_id), '') ELSE '' END AS spec, "  # what it waits for
         "e.closure || e.state_change AS closure, e.phase, e.abort_cause, "
         'e."user", e.created_at'
     ),
