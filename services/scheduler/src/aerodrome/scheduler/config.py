@@ -1,0 +1,171 @@
+"""The scheduler's settings.  Source: spec/datacatalog-scheduler-notifier.md, section B.7; the keys are the reference's
+where it has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import ClassVar, Literal
+from urllib.parse import quote, urlencode
+
+from pydantic import Field, field_validator
+
+from aerodrome.scheduler.domain.cron import zone_of
+from aerodrome.scheduler.domain.misfire import Misfire, Policy
+from aerodrome.stdlib.config import Duration, LoggerConfig, SecretText, Section, TelemetryConfig
+from aerodrome.stdlib.errors import FailedPrecondition, InvalidArgument
+
+
+class AdminRateLimit(Section):
+    tps: float = Field(default=100.0, gt=0)
+    """Most executions that are created in a second, over a longer time."""
+    burst: int = Field(default=10, ge=1)
+
+
+class LocalExecutorConfig(Section):
+    admin_rate_limit: AdminRateLimit = AdminRateLimit()
+
+
+class WorkflowExecutorConfig(Section):
+    """`scheduler.workflowExecutor`."""
+
+    local: LocalExecutorConfig = LocalExecutorConfig()
+
+
+class MisfireConfig(Section):
+    """What is done about missed slots, where a launch plan says nothing else by its annotations."""
+
+    policy: Literal["all", "latest", "none"] = "all"
+    cap: int = Field(default=1_000, ge=1, le=100_000)
+    """Most missed slots of one schedule that are made up for."""
+    window: Duration = timedelta(days=7)
+    """What was missed longer ago than this is not made up for."""
+    grace: Duration = timedelta(seconds=30)
+    """How late a slot may fire and still be on time."""
+    tps: float = Field(default=20.0, gt=0)
+    """Most missed slots that fire in a second, of all schedules together."""
+
+    def as_policy(self) -> Policy:
+        """As the rules take it."""
+        return Policy(Misfire(self.policy), self.cap, self.window, self.grace)
+
+
+class RetryConfig(Section):
+    """How a slot is tried again that the control plane could not take."""
+
+    first: Duration = timedelta(milliseconds=500)
+    longest: Duration = timedelta(seconds=30)
+
+
+class LeaseConfig(Section):
+    """Which replica leads."""
+
+    term: Duration = timedelta(seconds=5)
+    """How long a leader that fell silent is waited for; it renews its lease three times as often."""
+
+    @field_validator("term")
+    @classmethod
+    def _long_enough(cls, term: timedelta) -> timedelta:
+        if not timedelta(milliseconds=100) <= term <= timedelta(minutes=5):
+            raise ValueError("a lease's term is between 100ms and 5m")
+        return term
+
+
+class ServerConfig(Section):
+    host: str = "127.0.0.1"
+    port: int = Field(default=8092, ge=0, le=65535)
+    insecure_bind: bool = False
+    """Permit an address beyond this machine although nobody is asked who they are."""
+
+
+class SchedulerSection(Section):
+    """`scheduler`."""
+
+    workflow_executor: WorkflowExecutorConfig = WorkflowExecutorConfig()
+    metrics_scope: str = "flyte:"
+    server: ServerConfig = ServerConfig()
+    time_zone: str = "UTC"
+    """In which expressions are read that name no zone, of launch plans that name none."""
+    misfire: MisfireConfig = MisfireConfig()
+    retry: RetryConfig = RetryConfig()
+    lease: LeaseConfig = LeaseConfig()
+    concurrency: int = Field(default=32, ge=1, le=1_000)
+    """Executions that are being created at once."""
+    call_timeout: Duration = timedelta(seconds=15)
+    """How long the control plane may take for one call."""
+    resync: Duration = timedelta(minutes=1)
+    """How often all active launch plans are read, for the case that an announcement was lost."""
+    decisions_kept: int = Field(default=100, ge=1, le=10_000)
+    """How many decisions are kept of each schedule."""
+    backfill_slots: int = Field(default=10_000, ge=1, le=100_000)
+    """Most slots of one order to backfill."""
+
+    @field_validator("time_zone")
+    @classmethod
+    def _zone_exists(cls, name: str) -> str:
+        try:
+            zone_of(name)
+        except InvalidArgument as error:
+            raise ValueError(error.message) from error
+        return name
+
+
+class AdminClientConfig(Section):
+    """`admin`: where the control plane is."""
+
+    endpoint: str = "localhost:8089"
+    insecure: bool = False
+
+
+class PostgresConfig(Section):
+    host: str = "localhost"
+    port: int = 30001
+    dbname: str = "postgres"
+    username: str = "postgres"
+    password: SecretText = SecretText("")
+    password_path: Path | None = None
+    """File that holds the password, from a mounted secret."""
+    options: str = "sslmode=disable"
+
+    def dsn(self, database: str) -> str:
+        """How to connect to a database of this server.  Raises FailedPrecondition if the password cannot be read."""
+        password = self.password.get_secret_value()
+        if self.password_path is not None:
+            try:
+                password = self.password_path.read_text(encoding="utf-8").strip()
+            except OSError as error:
+                raise FailedPrecondition(
+                    f"the database's password cannot be read from {self.password_path}: {error.strerror}"
+                ) from error
+        login = quote(self.username, safe="") + (f":{quote(password, safe='')}" if password else "")
+        options: dict[str, str] = dict(option.split("=", 1) for option in self.options.split() if "=" in option)
+        if self.host.startswith("/"):
+            where = {"host": self.host, "port": str(self.port)}
+            return f"postgresql://{login}@/{quote(database, safe='')}?{urlencode(where | options)}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"postgresql://{login}@{host}:{self.port}/{quote(database, safe='')}?{urlencode(options)}"
+
+
+class DatabaseConfig(Section):
+    """`database`, as the control plane has it; the scheduler's tables may live beside the control plane's."""
+
+    aliases: ClassVar[Mapping[str, str]] = {
+        name: f"postgres.{name}" for name in ("host", "port", "dbname", "username", "password", "options")
+    } | {"passwordpath": "postgres.password_path"}
+
+    postgres: PostgresConfig = PostgresConfig()
+    max_open_connections: int = Field(default=10, ge=2)
+    statement_timeout: Duration = timedelta(seconds=15)
+    """Longest a statement may run before the server cancels it."""
+
+
+class SchedulerConfig(Section):
+    """The scheduler's configuration."""
+
+    scheduler: SchedulerSection = SchedulerSection()
+    admin: AdminClientConfig = AdminClientConfig()
+    database: DatabaseConfig = DatabaseConfig()
+    logger: LoggerConfig = LoggerConfig()
+    otel: TelemetryConfig = TelemetryConfig()

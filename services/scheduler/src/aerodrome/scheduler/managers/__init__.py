@@ -1,0 +1,1 @@
+"""What the scheduler does: learn schedules, lead, fire, answer."""
