@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
 
 from aerodrome.plugins.config import EchoConfig, K8sPluginConfig, LogConfig, TasksConfig
 from aerodrome.propeller.engine.budget import Limits
@@ -15,6 +18,24 @@ class DeadlineConfig(Section):
 
     node_execution_deadline: Duration = timedelta(0)
     node_active_deadline: Duration = timedelta(0)
+
+
+class ArrayNodeConfig(Section):
+    """`propeller.array-node-config`: map tasks."""
+
+    event_version: int = Field(default=0, ge=0, le=1)
+    """0: the items of a map are external resources of its one attempt; 1: each has a node execution of its own too."""
+    default_parallelism_behavior: Literal["unlimited", "hybrid", "workflow"] = "unlimited"
+    """How many items run at once where the map does not say: all; as many as the workflow's parallelism permits if
+    nothing is set, and all if 0 is; as many as the workflow's parallelism permits in both cases."""
+    use_map_plugin_logs: bool = False
+    """Accepted for the reference's sake: the links of an item's logs are those of its pod."""
+    max_delta_timestamp: Duration = timedelta(hours=72)
+    """Accepted for the reference's sake: starts of items are kept as they are."""
+    max_items: int = Field(default=1_000_000, ge=1)
+    """Most items of one map; the control plane keeps no more of one (`journal.max_items`)."""
+    max_items_at_once: int = Field(default=200, ge=1)
+    """Most items of one map that are queued at the runtime at a time, whatever the map permits."""
 
 
 class NodeConfig(Section):
@@ -66,6 +87,7 @@ class PropellerSection(Section):
     capacity: int = 10_000
     """Executions that one process drives at once."""
     node_config: NodeConfig = NodeConfig()
+    array_node_config: ArrayNodeConfig = ArrayNodeConfig()
     runtime: LocalRuntimeConfig = LocalRuntimeConfig()
 
 

@@ -39,7 +39,9 @@ class Layout:
         return known
 
     def inputs(self, node: NodeState) -> str:
-        return f"{self.node_data(node)}/{INPUTS}"
+        """Where a node's inputs are; items of arrays may read those of the array, and remember so."""
+        elsewhere: str | None = node.memo.get("inputs")
+        return elsewhere or f"{self.node_data(node)}/{INPUTS}"
 
     def output_dir(self, node: NodeState, attempt: int | None = None) -> str:
         """Where an attempt (the current one by default) leaves its results."""
@@ -49,6 +51,8 @@ class Layout:
         return f"{self.output_dir(node)}/{OUTPUTS}"
 
     def generated_name(self, node: NodeState, attempt: int) -> str:
+        if "element" in node.memo:  # of an item: there may be too many of them for a hash of 32 bits
+            return names.join((self.execution, node.unique_id, str(attempt)), names.MAX_GENERATED_NAME, 64)
         return names.generated_name(self.execution, node.unique_id, attempt)
 
     def raw_prefix(self, node: NodeState, attempt: int) -> str:

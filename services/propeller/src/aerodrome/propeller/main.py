@@ -20,6 +20,7 @@ from aerodrome.propeller.config import PropellerConfig
 from aerodrome.propeller.engine.graph import NodeKind
 from aerodrome.propeller.execution import ClosureCache, Execution, Surroundings
 from aerodrome.propeller.literals import Literals
+from aerodrome.propeller.nodes.arrays import ArrayHandler
 from aerodrome.propeller.nodes.handler import Handler
 from aerodrome.propeller.nodes.tasks import TaskHandler
 from aerodrome.propeller.nodes.workflows import BranchHandler, EndHandler, SubWorkflowHandler, UnsupportedHandler
@@ -90,7 +91,7 @@ class Propeller:
             NodeKind.BRANCH: BranchHandler(),
             NodeKind.LAUNCH_PLAN: unsupported,
             NodeKind.GATE: unsupported,
-            NodeKind.ARRAY: unsupported,
+            NodeKind.ARRAY: ArrayHandler(section.array_node_config, {NodeKind.TASK: tasks}),
         }
         self._around = Surroundings(
             source=self.source,

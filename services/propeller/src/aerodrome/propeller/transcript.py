@@ -68,6 +68,8 @@ _FINISHED_TASK = frozenset({TaskPhase.SUCCEEDED, TaskPhase.ABORTED, TaskPhase.FA
 
 
 _PLAIN_ITEM = ItemInfo()
+_ARRAY_TYPE, _ARRAY_PLUGIN = "container_array", "k8s-array"
+"""What the attempt of a map is called, by which the console knows that its external resources are items."""
 
 
 class ItemsTransition:
@@ -244,6 +246,7 @@ class Transcript:
         task = node.spec.task
         assert task is not None
         info = transition.info if isinstance(transition.info, PhaseInfo) else None
+        array = node.spec.kind is NodeKind.ARRAY
         event = event_pb2.TaskExecutionEvent(
             task_id=task.id,
             parent_node_execution_id=identifier_pb2.NodeExecutionIdentifier(
@@ -255,12 +258,12 @@ class Transcript:
             producer_id=PRODUCER,
             occurred_at=_instant(info.occurred_at if info is not None else None, transition.at),
             reported_at=reported,
-            task_type=task.type,
+            task_type=_ARRAY_TYPE if array else task.type,
             event_version=1,
             input_uri=self._layout.inputs(node),
         )
         event.metadata.generated_name = self._layout.generated_name(node, transition.attempt)
-        event.metadata.plugin_identifier = self._plugin_names.get(task.type, "")
+        event.metadata.plugin_identifier = _ARRAY_PLUGIN if array else self._plugin_names.get(task.type, "")
         if info is not None:
             _add_info(event, info)
         if transition.failure is not None:

@@ -9,11 +9,22 @@ from datetime import timedelta
 from flyteidl.admin.node_execution_pb2 import NodeExecutionClosure
 from flyteidl.core.identifier_pb2 import WorkflowExecutionIdentifier
 
-from aerodrome.idl.journal.v1.journal_pb2 import Assignment, Control, NodeSnapshot, ResolvedResources, SignalSet
+from aerodrome.admin.domain.phases import TaskPhase
+from aerodrome.idl.journal.v1.journal_pb2 import (
+    Assignment,
+    Control,
+    ItemRange,
+    NodeSnapshot,
+    ResolvedResources,
+    SignalSet,
+)
 from aerodrome.stdlib.postgres.database import Connection, Record
 from aerodrome.stdlib.postgres.queries import load_queries
 
 _QUERIES = load_queries(__package__, "leases.sql")
+
+_ITEM_ERRORS = 10
+"""How many errors of failed items of a node a new holder is told."""
 
 LeaseKeys = Sequence[tuple[int, int]]
 """(execution_id, epoch)"""
@@ -146,6 +157,9 @@ class LeaseRepository:
             (row["execution_id"], row["node_id"]): row["engine_state"]
             for row in await self._connection.fetch(_QUERIES.snapshot_attempts, execution_ids)
         }
+        items: dict[tuple[int, str], list[ItemRange]] = {}
+        for row in await self._connection.fetch(_QUERIES.snapshot_items, execution_ids, TaskPhase.FAILED, _ITEM_ERRORS):
+            items.setdefault((row["execution_id"], row["node_id"]), []).append(_item_range(row))
         snapshots: dict[int, list[NodeSnapshot]] = {}
         for row in await self._connection.fetch(_QUERIES.snapshot_nodes, execution_ids):
             snapshot = NodeSnapshot(
@@ -153,11 +167,23 @@ class LeaseRepository:
                 phase=row["phase"],
                 state=row["engine_state"],
                 attempt_state=attempts.get((row["execution_id"], row["node_id"]), b""),
+                items=items.get((row["execution_id"], row["node_id"]), ()),
             )
             if row["failed_closure"] is not None:
                 snapshot.error = NodeExecutionClosure.FromString(row["failed_closure"]).error.SerializeToString()
             snapshots.setdefault(row["execution_id"], []).append(snapshot)
         return snapshots
+
+
+def _item_range(row: Record) -> ItemRange:
+    return ItemRange(
+        first=row["first"],
+        last=row["last"],
+        attempt=row["attempt"],
+        system_failures=row["system_failures"],
+        phase=row["phase"],
+        error=row["error"] or b"",
+    )
 
 
 def _assignment(row: Record, nodes: Sequence[NodeSnapshot]) -> Assignment:

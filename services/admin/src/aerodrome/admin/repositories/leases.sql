@@ -191,6 +191,29 @@ FROM node_executions
 WHERE execution_id = ANY($1::bigint[])
 ORDER BY execution_id, created_at, id;
 
+-- name: snapshot_items
+-- of nodes that are not over, as ranges of neighbours in the same state; the first errors are all that anybody will name
+SELECT execution_id, node_id, min(item_index) AS first, max(item_index) AS last, attempt, system_failures, phase, error
+FROM (
+    SELECT execution_id, node_id, item_index, attempt, system_failures, phase, error,
+        item_index - row_number() OVER (
+            PARTITION BY execution_id, node_id, attempt, system_failures, phase, error ORDER BY item_index
+        ) AS island
+    FROM (
+        SELECT item.execution_id, item.node_id, item.item_index, item.attempt, item.system_failures, item.phase,
+            CASE
+                WHEN item.phase = $2 AND row_number() OVER (
+                    PARTITION BY item.execution_id, item.node_id, item.phase ORDER BY item.item_index
+                ) <= $3 THEN item.error
+            END AS error
+        FROM node_executions AS node
+        JOIN node_items AS item USING (execution_id, node_id)
+        WHERE node.execution_id = ANY($1::bigint[]) AND node.phase IN ('QUEUED', 'RUNNING')
+    ) AS known
+) AS numbered
+GROUP BY execution_id, node_id, attempt, system_failures, phase, error, island
+ORDER BY execution_id, node_id, first;
+
 -- name: snapshot_attempts
 SELECT DISTINCT ON (execution_id, node_id) execution_id, node_id, engine_state
 FROM task_executions

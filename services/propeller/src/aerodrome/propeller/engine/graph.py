@@ -68,6 +68,8 @@ class NodeSpec:
     """Of an array: the user budget of each item."""
     item_timeout: float = 0.0
     """Of an array: seconds that an attempt of an item may take; 0 is no limit."""
+    item: NodeSpec | None = None
+    """Of an array: the node that each of its items is."""
     awaits: tuple[str, ...] = ()
     """Of a branch's arm: nodes outside the branch whose outputs it reads; the branch itself does not wait for them."""
 
@@ -193,6 +195,7 @@ class Closure:
         if kind is NodeKind.BRANCH:
             self._add_arms(spec, workflow)
         elif kind is NodeKind.ARRAY:
+            spec.item = self._node(node.array_node.node, workflow)
             inner = node.array_node.node.metadata
             item_retries = inner.retries.retries or (task.metadata.retries.retries if task is not None else 0)
             spec.item_attempts = item_retries + 1 if item_retries > 0 else self._default_max_attempts

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from flyteidl.core import errors_pb2, literals_pb2
+from flyteidl.core import errors_pb2, literals_pb2, tasks_pb2
 from google.protobuf.message import DecodeError
 
 from aerodrome.plugins import outcome
@@ -74,6 +74,14 @@ class TaskHandler:
         inputs = await run.inputs(node)
         await run.literals.write(run.layout.inputs(node), inputs)
         return lambda engine, now: engine.prepared(node, now)
+
+    def in_process(self, run: Run, task: tasks_pb2.TaskTemplate) -> bool:
+        """Whether attempts of the task are done by this process alone."""
+        try:
+            plugin = self._registry.resolve(task.type, run.plugin_overrides, self._plugins)
+        except PluginError:
+            return False
+        return isinstance(plugin, InProcessPlugin)
 
     async def start(self, run: Run, node: NodeState, attempt: int) -> None:
         try:
@@ -179,7 +187,8 @@ class TaskHandler:
             await run.literals.storage.write(template_path, task.SerializeToString())
         known = literals_pb2.LiteralMap()
         if with_inputs or uses_inputs(task):
-            known = await run.literals.read(layout.inputs(node))
+            element = node.memo.get("element")  # of an item: what the item is given of the array's inputs
+            known = element() if element is not None else await run.literals.read(layout.inputs(node))
         wanted = spec.interruptible
         if wanted is None:
             wanted = run.spec.interruptible.value if run.spec.HasField("interruptible") else False
@@ -203,6 +212,7 @@ class TaskHandler:
             task_template_path=template_path,
             inputs=lambda: known,
             environment={pair.key: pair.value for pair in run.spec.envs.values},
+            extra_environment=node.memo.get("environment", {}),
             resources=run.resources,
             service_account=run.spec.security_context.run_as.k8s_service_account,
             security_context=run.spec.security_context,
