@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import itertools
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +18,21 @@ from flyteidl.admin.common_pb2 import NamedEntityIdentifier
 from flyteidl.admin.matchable_resource_pb2 import MatchingAttributes
 from flyteidl.core import interface_pb2, literals_pb2, types_pb2
 from flyteidl.core.identifier_pb2 import Identifier, ResourceType, WorkflowExecutionIdentifier
+from flyteidl.event.event_pb2 import WorkflowExecutionEvent
 from flyteidl.service.admin_pb2_grpc import AdminServiceStub
 from google.protobuf.json_format import ParseDict
 
 from aerodrome.admin.config import AdminConfig
 from aerodrome.admin.main import Admin
+from aerodrome.idl.journal.v1.journal_pb2 import (
+    AppendRequest,
+    Assignment,
+    ExecutionAppend,
+    LeaseRequest,
+    OpenSessionRequest,
+    Transition,
+    WorkflowChange,
+)
 from aerodrome.idl.journal.v1.journal_pb2_grpc import JournalServiceStub
 from aerodrome.stdlib.clock import ManualClock
 from aerodrome.stdlib.postgres.database import Database
@@ -158,10 +172,13 @@ def config() -> AdminConfig:
     return AdminConfig.model_validate({"flyte": {"admin": {"seed_projects": ["flytesnacks"]}}})
 
 
-@pytest.fixture
-async def platform(database: Database, tmp_path: Path, config: AdminConfig) -> AsyncIterator[Platform]:
-    clock, telemetry = ManualClock(), Telemetry()
-    async with LocalStorage(str(tmp_path / "store")) as storage:
+@asynccontextmanager
+async def running(
+    database: Database, directory: Path, config: AdminConfig, clock: ManualClock | None = None
+) -> AsyncIterator[Platform]:
+    """A control plane on `database`, with its store below `directory`."""
+    clock, telemetry = clock or ManualClock(), Telemetry()
+    async with LocalStorage(str(directory / "store")) as storage:
         admin = Admin(
             config,
             database=database,
@@ -182,6 +199,90 @@ async def platform(database: Database, tmp_path: Path, config: AdminConfig) -> A
         background.cancel()
         await asyncio.wait({background})
         assert background.cancelled(), background
+
+
+@pytest.fixture
+async def platform(database: Database, tmp_path: Path, config: AdminConfig) -> AsyncIterator[Platform]:
+    async with running(database, tmp_path, config) as platform:
+        yield platform
+
+
+@pytest.fixture
+async def another(database: Database, tmp_path: Path, config: AdminConfig) -> Callable[[], Any]:
+    """Runs a further control plane on the same database and store: `async with another() as platform`."""
+    return lambda: running(database, tmp_path, config)
+
+
+class DataPlane:
+    """A data plane that does what it is told: it takes executions and reports what the test says of them."""
+
+    def __init__(self, platform: Platform, session_id: int, call: Any) -> None:
+        self._platform = platform
+        self._session_id = session_id
+        self._call = call
+        self.held: dict[str, Assignment] = {}
+        """What it was handed, by the names of the executions and in that order."""
+        self._next: dict[str, int] = {}
+        self._times = itertools.count(1)
+
+    async def take(self) -> str:
+        """The name of the next execution that is handed out."""
+        async with asyncio.timeout(20):
+            while True:
+                response = await self._call.read()
+                if response.WhichOneof("item") == "assignment":
+                    assignment = response.assignment
+                    self.held[assignment.name] = assignment
+                    self._next[assignment.name] = assignment.last_sequence + 1
+                    return str(assignment.name)
+
+    async def nothing_comes(self) -> None:
+        """For a moment nothing is handed out."""
+        waiting = asyncio.ensure_future(self.take())
+        done, _ = await asyncio.wait([waiting], timeout=0.3)
+        assert not done, waiting.result()
+        self._resume = waiting
+
+    async def resumed(self) -> str:
+        """What comes after `nothing_comes`."""
+        return await self._resume
+
+    async def report(self, name: str, *phases: str) -> list[int]:
+        """Report phases of an execution; returns how each was answered."""
+        transitions = []
+        assignment = self.held[name]
+        key = WorkflowExecutionIdentifier(project=assignment.project, domain=assignment.domain, name=name)
+        for phase in phases:
+            event = WorkflowExecutionEvent(execution_id=key, phase=phase, producer_id="propeller")
+            event.occurred_at.FromDatetime(self._platform.clock.now() + timedelta(seconds=next(self._times)))
+            transitions.append(Transition(workflow=WorkflowChange(event=event.SerializeToString())))
+        append = ExecutionAppend(
+            execution_id=assignment.execution_id,
+            epoch=assignment.epoch,
+            first_sequence=self._next[name],
+            transitions=transitions,
+        )
+        answer = await self._platform.journal.Append(
+            AppendRequest(session_id=self._session_id, executions=[append]), timeout=20
+        )
+        (result,) = answer.executions
+        self._next[name] = result.last_sequence + 1
+        return [each.status for each in result.results]
+
+
+@asynccontextmanager
+async def data_plane(platform: Platform, capacity: int = 1_000) -> AsyncIterator[DataPlane]:
+    """A data plane of the cluster `local`."""
+    session = await platform.journal.OpenSession(OpenSessionRequest(cluster="local", holder=uuid.uuid4().hex))
+    call = platform.journal.Lease(LeaseRequest(session_id=session.session_id, capacity=capacity))
+    yield DataPlane(platform, session.session_id, call)
+    call.cancel()
+
+
+@pytest.fixture
+def engine() -> Callable[..., Any]:
+    """Data planes: `async with engine(platform, capacity=3) as plane`."""
+    return data_plane
 
 
 @pytest.fixture
