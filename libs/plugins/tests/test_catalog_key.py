@@ -11,6 +11,7 @@ from google.protobuf import struct_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aerodrome.idl.object_hash import object_hash_text
 from aerodrome.plugins.api import PluginError
 from aerodrome.plugins.catalog_key import cache_key, hashified, interface_hash, stripped_type, tag_name
 
@@ -158,3 +159,31 @@ def test_the_order_of_inputs_does_not_matter(values: dict[str, int]) -> None:
     forwards = literals_pb2.LiteralMap(literals={name: integer(value) for name, value in values.items()})
     backwards = literals_pb2.LiteralMap(literals={name: integer(values[name]) for name in reversed(values)})
     assert tag_name(forwards) == tag_name(backwards)
+
+
+@given(st.dictionaries(st.text(max_size=80), st.integers(-(2**62), 2**62), max_size=6))
+def test_the_hash_of_each_input_is_of_the_same_bytes_as_the_tag(values: dict[str, int]) -> None:
+    given_inputs = literals_pb2.LiteralMap(literals={name: integer(value) for name, value in values.items()})
+    template = tasks_pb2.TaskTemplate(metadata=tasks_pb2.TaskMetadata(discovery_version="1"))
+    key = cache_key(template, given_inputs)
+    assert key.tag == f"flyte_cached-{object_hash_text(given_inputs)}"
+    assert key.input_hashes == {name: object_hash_text(integer(value)) for name, value in values.items()}
+
+
+def test_an_input_that_cannot_be_hashed_is_named(make_task: Make) -> None:
+    generic = struct_pb2.Struct(fields={"x": struct_pb2.Value(number_value=float("nan"))})
+    broken = literals_pb2.Literal(scalar=literals_pb2.Scalar(generic=generic))
+    task = make_task(metadata=tasks_pb2.TaskMetadata(discovery_version="1"))
+    with pytest.raises(PluginError, match="input config cannot be part of a cache key"):
+        cache_key(task, inputs(config=broken))
+
+
+def test_the_reference_names_a_variable_map_of_one_string() -> None:
+    assert interface_hash(variables(test=types_pb2.LiteralType(simple=types_pb2.STRING))) == "ue5g6uuI"
+
+
+def test_a_literal_that_is_large_enough_to_be_stored_gets_the_hash_of_its_map() -> None:
+    text = literals_pb2.Literal(
+        scalar=literals_pb2.Scalar(primitive=literals_pb2.Primitive(string_value="output1-stringval"))
+    )
+    assert object_hash_text(inputs(out1=text)) == "BE6CZsMk6N3ExR_4X9EuwBgj2Jh2UwasXK3a_pM9xlY"

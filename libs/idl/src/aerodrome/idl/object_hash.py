@@ -13,7 +13,7 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import TypeAlias
 
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import Error, MessageToDict
 from google.protobuf.message import Message
 
 Json: TypeAlias = bool | float | int | str | Sequence["Json"] | Mapping[str, "Json"] | None
@@ -24,12 +24,15 @@ _MAX_NAME = 64
 
 def object_hash(message: Message) -> bytes:
     """The 32-byte digest of `message`.  Raises ValueError for what JSON cannot hold (NaN inside a Struct)."""
-    return json_hash(MessageToDict(message))
+    try:
+        return json_hash(MessageToDict(message))
+    except Error as error:  # it derives from Exception alone
+        raise ValueError(str(error)) from error
 
 
 def object_hash_text(message: Message) -> str:
     """`object_hash` in URL-safe base 64 without padding: the form that tags, dataset versions and literals carry."""
-    return urlsafe_b64encode(object_hash(message)).rstrip(b"=").decode("ascii")
+    return hash_text(object_hash(message))
 
 
 def json_hash(value: Json) -> bytes:
@@ -48,6 +51,22 @@ def json_hash(value: Json) -> bytes:
             return sha256(b"d" + _key_hash(key) + json_hash(member)).digest()
         return sha256(b"d" + b"".join(sorted(_key_hash(key) + json_hash(value[key]) for key in value))).digest()
     return sha256(b"l" + b"".join(map(json_hash, value))).digest()
+
+
+def members_hash(field: str, members: Mapping[str, bytes]) -> bytes:
+    """The digest of a message whose one field is the map `field`, from the digests of the map's values.
+
+    It equals `object_hash` of that message; whoever needs the digest of each value as well hashes everything once.
+    """
+    if not members:
+        return json_hash({})
+    inner = sha256(b"d" + b"".join(sorted(_key_hash(key) + digest for key, digest in members.items()))).digest()
+    return sha256(b"d" + _key_hash(field) + inner).digest()
+
+
+def hash_text(digest: bytes) -> str:
+    """A digest in URL-safe base 64 without padding."""
+    return urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
 
 
 def number_text(number: float) -> str:

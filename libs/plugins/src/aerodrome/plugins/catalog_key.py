@@ -6,14 +6,14 @@ Source: spec/data-plane.md, sections 4.2 and 4.6.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from flyteidl.core import identifier_pb2, interface_pb2, literals_pb2, tasks_pb2, types_pb2
 from flyteidl.datacatalog import datacatalog_pb2
 
-from aerodrome.idl.object_hash import object_hash_text
+from aerodrome.idl.object_hash import hash_text, members_hash, object_hash, object_hash_text
 from aerodrome.plugins.api import bad_task
 
 _DATASET_PREFIX: Final = "flyte_task-"
@@ -29,6 +29,10 @@ class CacheKey:
 
     dataset: datacatalog_pb2.DatasetID
     tag: str
+    input_hashes: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """The hash of each input that counts: what tells people which input made the difference."""
+    outputs: interface_pb2.VariableMap = field(default_factory=interface_pb2.VariableMap, compare=False)
+    """What an entry under this key has to consist of."""
 
     def identifier(self) -> identifier_pb2.Identifier:
         """The dataset as events name it."""
@@ -52,14 +56,18 @@ def cache_key(
 
     `cache_version` replaces the task's own (a node may override it).  `interface` replaces the task's own: map items
     use the list-typed inputs of the map task with the outputs of one item.  Raises PluginError if there is no cache
-    version.
+    version, or if an input has a value that no document can hold (NaN inside of a structure).
     """
     version = (task.metadata.discovery_version if cache_version is None else cache_version).strip()
     if not version:
         raise bad_task(f"task {task.id.name} is cached but has no cache version; set cache_version on the task")
+    known = task.interface if interface is None else interface
+    digests = _input_digests(inputs, task.metadata.cache_ignore_input_vars)
     return CacheKey(
-        dataset=dataset_id(task.id, version, task.interface if interface is None else interface),
-        tag=tag_name(inputs, task.metadata.cache_ignore_input_vars),
+        dataset=dataset_id(task.id, version, known),
+        tag=_tag(digests),
+        input_hashes={name: hash_text(digest) for name, digest in digests.items()},
+        outputs=known.outputs,
     )
 
 
@@ -78,11 +86,7 @@ def dataset_id(
 
 def tag_name(inputs: literals_pb2.LiteralMap, ignored: Iterable[str] = ()) -> str:
     """The tag of the result for `inputs`, of which the variables `ignored` do not count."""
-    left_out = frozenset(ignored)
-    counted = literals_pb2.LiteralMap(
-        literals={name: hashified(literal) for name, literal in inputs.literals.items() if name not in left_out}
-    )
-    return f"{_TAG_PREFIX}{object_hash_text(counted)}"
+    return _tag(_input_digests(inputs, ignored))
 
 
 def interface_hash(variables: interface_pb2.VariableMap) -> str:
@@ -113,6 +117,23 @@ def hashified(literal: literals_pb2.Literal) -> literals_pb2.Literal:
             entries = {key: hashified(member) for key, member in literal.map.literals.items()}
             return literals_pb2.Literal(map=literals_pb2.LiteralMap(literals=entries))
     return literal
+
+
+def _input_digests(inputs: literals_pb2.LiteralMap, ignored: Iterable[str]) -> dict[str, bytes]:
+    left_out = frozenset(ignored)
+    digests = {}
+    for name, literal in inputs.literals.items():
+        if name in left_out:
+            continue
+        try:
+            digests[name] = object_hash(hashified(literal))
+        except ValueError as error:
+            raise bad_task(f"input {name} cannot be part of a cache key: {error}") from error
+    return digests
+
+
+def _tag(digests: Mapping[str, bytes]) -> str:
+    return f"{_TAG_PREFIX}{hash_text(members_hash('literals', digests))}"
 
 
 def _stripped_variable(variable: interface_pb2.Variable) -> interface_pb2.Variable:
