@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from aerodrome.idl.journal.v1 import journal_pb2
 from aerodrome.idl.propeller.v1 import state_pb2
 from aerodrome.plugins.api import ErrorKind, Failure, Phase, PhaseInfo, Reason
+from aerodrome.plugins.catalogue import NEXT_STEP, advised
 from aerodrome.propeller import transcript
 from aerodrome.propeller.engine.engine import Engine
 from aerodrome.propeller.engine.graph import END, START, Closure
@@ -143,7 +144,8 @@ def test_phases_of_the_engines_own_are_only_remembered(phase: WorkflowPhase) -> 
 def test_a_failing_workflow_says_why() -> None:
     failure = Failure("Broken", "it broke", ErrorKind.SYSTEM, retryable=False)
     error = workflow_event(WorkflowTransition(WorkflowPhase.FAILING, AT, failure)).error
-    assert (error.code, error.message, error.kind) == ("Broken", "it broke", execution_pb2.ExecutionError.SYSTEM)
+    assert error == advised(failure).error()
+    assert error.message.startswith("it broke\n\nNext step: ")
 
 
 # Node events
@@ -197,9 +199,9 @@ def test_other_phases_have_neither_outputs_nor_error(phase: NodePhase) -> None:
 def test_a_failed_node_says_why() -> None:
     failure = Failure("Broken", "it broke", ErrorKind.USER, retryable=False, worker="w-1")
     event = node_event(NodeTransition(begun().root.node("n0"), NodePhase.FAILED, AT, failure))
-    assert event.error == execution_pb2.ExecutionError(
-        code="Broken", message="it broke", kind=execution_pb2.ExecutionError.USER, worker="w-1"
-    )
+    assert event.error == advised(failure).error()
+    assert (event.error.code, event.error.worker) == ("Broken", "w-1")
+    assert event.error.message.startswith("it broke\n\nNext step: ")
 
 
 @pytest.mark.parametrize(
@@ -359,10 +361,13 @@ def test_messages_are_bounded_and_keep_head_and_tail(length: int) -> None:
     message = "H" * (length // 2) + "T" * (length - length // 2)
     error = transcript.error_of(Failure("Broken", message, ErrorKind.USER, retryable=False))
     assert len(error.message) <= MAX_MESSAGE
+    said, _, step = error.message.rpartition("\n\n")
+    assert step.startswith(NEXT_STEP)
+    if length <= MAX_MESSAGE // 2:
+        assert said == message
     if length <= MAX_MESSAGE:
-        assert error.message == message
         return
-    head, middle, tail = error.message.split("\n")
+    head, middle, tail = said.split("\n")
     assert set(head) == {"H"}
     assert set(tail) == {"T"}
     assert len(head) == len(tail)
@@ -374,10 +379,7 @@ def test_messages_are_bounded_and_keep_head_and_tail(length: int) -> None:
 def test_an_error_is_read_back_as_it_was(code: str, message: str, kind: ErrorKind, worker: str) -> None:
     failure = Failure(code, message, kind, retryable=False, worker=worker)
     read = transcript.failure_of(transcript.error_of(failure).SerializeToString())
-    if read is None:
-        assert failure == Failure("", "", ErrorKind.UNKNOWN, retryable=False)
-    else:
-        assert read == failure
+    assert read == advised(failure)
 
 
 def test_an_item_is_written_with_its_attempt_and_error() -> None:
@@ -393,7 +395,7 @@ def test_an_item_is_written_with_its_attempt_and_error() -> None:
     (known,) = changes[0].ranges
     assert changes[0].node_id == "m"
     assert (known.first, known.last, known.attempt, known.phase) == (0, 0, 0, TaskPhase.FAILED)
-    assert transcript.failure_of(known.error) == failure
+    assert transcript.failure_of(known.error) == advised(failure)
 
 
 # Reading back
@@ -440,13 +442,14 @@ class Journal(Record):
     def saved(self) -> SavedWorkflow:
         known, read = super().saved(), self.read()
         assert read.phase is known.phase
-        assert read.failure == known.failure
+        assert read.failure == (None if known.failure is None else advised(known.failure))
         assert {name: progress(node) for name, node in read.nodes.items()} == {
             name: progress(node) for name, node in known.nodes.items()
         }
         for name, node in known.nodes.items():
             if node.phase is NodePhase.FAILED:
-                assert read.nodes[name].failure == node.failure
+                assert node.failure is not None
+                assert read.nodes[name].failure == advised(node.failure)
         return read
 
 

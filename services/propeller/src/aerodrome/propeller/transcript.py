@@ -17,6 +17,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from aerodrome.idl.journal.v1 import journal_pb2
 from aerodrome.idl.propeller.v1 import state_pb2
 from aerodrome.plugins.api import ErrorKind, Failure, PhaseInfo
+from aerodrome.plugins.catalogue import advised, bounded
 from aerodrome.propeller.engine.graph import NodeKind
 from aerodrome.propeller.engine.items import ItemInfo, ItemPlan, SavedItem
 from aerodrome.propeller.engine.phases import NodePhase, TaskPhase, WorkflowPhase
@@ -38,6 +39,8 @@ MAX_MESSAGE = 102_400
 
 MAX_ITEM_MESSAGE = 4_096
 """The same for an item of a map."""
+MAX_REASON = 8_192
+"""The same for a reason, which is there besides the error."""
 MAX_ITEMS = 5_000
 """Items in one entry of the journal."""
 
@@ -311,10 +314,12 @@ def _items(transition: ItemsTransition) -> journal_pb2.ItemsChange:
 def _add_info(event: event_pb2.TaskExecutionEvent, info: PhaseInfo) -> None:
     event.logs.extend(info.logs)
     if info.reason:
-        event.reason = info.reason
-        event.reasons.add(reason=info.reason, occurred_at=event.occurred_at)
+        event.reason = bounded(info.reason, MAX_REASON)
+        event.reasons.add(reason=event.reason, occurred_at=event.occurred_at)
     for reason in info.additional_reasons:
-        event.reasons.add(reason=reason.text, occurred_at=_instant(reason.occurred_at, time.time()))
+        event.reasons.add(
+            reason=bounded(reason.text, MAX_REASON), occurred_at=_instant(reason.occurred_at, time.time())
+        )
     if info.custom_info is not None:
         event.custom_info.CopyFrom(info.custom_info)
     event.metadata.external_resources.extend(info.external_resources)
@@ -323,25 +328,13 @@ def _add_info(event: event_pb2.TaskExecutionEvent, info: PhaseInfo) -> None:
 
 
 def error_of(failure: Failure) -> execution_pb2.ExecutionError:
-    """A failure as the API shows it, its message bounded."""
-    error = failure.error()
-    error.message = shortened(error.message, MAX_MESSAGE)
-    return error
+    """A failure as the API shows it, its message bounded and ending with the next step."""
+    return advised(failure, MAX_MESSAGE).error()
 
 
 def item_error(failure: Failure) -> execution_pb2.ExecutionError:
     """As `error_of`, shorter: a map may have many of them."""
-    error = failure.error()
-    error.message = shortened(error.message, MAX_ITEM_MESSAGE)
-    return error
-
-
-def shortened(message: str, most: int) -> str:
-    """`message`, with its middle left out if it has more than `most` characters."""
-    if len(message) <= most:
-        return message
-    half = most // 2 - 40
-    return f"{message[:half]}\n… {len(message) - 2 * half} characters left out …\n{message[-half:]}"
+    return advised(failure, MAX_ITEM_MESSAGE).error()
 
 
 def failure_of(serialized: bytes) -> Failure | None:
