@@ -120,6 +120,7 @@ def _family_cpu_seconds(parent: int | None) -> float:
 async def _service(directory: Path) -> AsyncIterator[tuple[str, Any, int | None]]:
     """The journal's service over gRPC, on a database of its own."""
     from aerodrome.admin.config import AdminConfig
+    from aerodrome.admin.managers.children import ChildManager
     from aerodrome.admin.managers.journal import JournalWriter
     from aerodrome.admin.managers.leases import LeaseManager, WorkAnnouncer
     from aerodrome.admin.managers.sessions import SessionManager
@@ -145,9 +146,10 @@ async def _service(directory: Path) -> AsyncIterator[tuple[str, Any, int | None]
             sessions = SessionManager(database, clock, config)
             leases = LeaseManager(database, sessions, WorkAnnouncer(), config)
             journal.subscribe(leases.told)
+            children = ChildManager(database, journal, clock, push=leases.push)
             running = [asyncio.create_task(part.run()) for part in (journal, sessions, leases)]
             async with RpcServer(address="127.0.0.1:0") as server:
-                server.add(add_JournalServiceServicer_to_server, JournalRpcs(journal, sessions, leases))
+                server.add(add_JournalServiceServicer_to_server, JournalRpcs(journal, sessions, leases, children))
                 yield server.address, database, postgres.pid
             for task in running:
                 task.cancel()

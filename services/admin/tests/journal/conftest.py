@@ -30,6 +30,7 @@ from flyteidl.core.identifier_pb2 import (
 from flyteidl.event.event_pb2 import NodeExecutionEvent, TaskExecutionEvent, WorkflowExecutionEvent
 
 from aerodrome.admin.config import AdminConfig
+from aerodrome.admin.managers.children import ChildManager
 from aerodrome.admin.managers.journal import JournalWriter
 from aerodrome.admin.managers.leases import LeaseManager, WorkAnnouncer
 from aerodrome.admin.managers.replaying import differences
@@ -178,11 +179,13 @@ async def replica(
         work = WorkAnnouncer(announcer)
         leases = LeaseManager(database, sessions, work, config, announcer=announcer, listener=listener)
         journal.subscribe(leases.told)
+        children = ChildManager(database, journal, clock, push=leases.push, announcer=announcer, listener=listener)
+        journal.subscribe(children.told)
         registry = Registry()
-        registry.add(add_JournalServiceServicer_to_server, JournalRpcs(journal, sessions, leases))
+        registry.add(add_JournalServiceServicer_to_server, JournalRpcs(journal, sessions, leases, children))
         events = EventRpcs()
         events._journal = journal
-        parts = [asyncio.create_task(part.run()) for part in (journal, sessions, leases)]
+        parts = [asyncio.create_task(part.run()) for part in (journal, sessions, leases, children)]
         async with DirectChannel([registry]) as channel:
             yield Replica(database, storage, journal, sessions, leases, work, JournalServiceStub(channel), events)
         for part in parts:

@@ -22,6 +22,7 @@ from flyteidl.service.signal_pb2_grpc import add_SignalServiceServicer_to_server
 
 from aerodrome.admin.config import AdminConfig, PostgresConfig, ServerConfig
 from aerodrome.admin.managers.attributes import AttributeManager
+from aerodrome.admin.managers.children import ChildManager
 from aerodrome.admin.managers.compiling import Compiler
 from aerodrome.admin.managers.concurrency import ConcurrencyManager
 from aerodrome.admin.managers.data import DataManager
@@ -104,6 +105,15 @@ class Admin:
             database, self._sessions, self._work, config, announcer=self._announcer, listener=self._listener
         )
         self._journal.subscribe(self._leases.told)
+        self._children = ChildManager(
+            database,
+            self._journal,
+            clock,
+            push=self._leases.push,
+            announcer=self._announcer,
+            listener=self._listener,
+        )
+        self._journal.subscribe(self._children.told)
         self._concurrency = ConcurrencyManager(database, clock, config, announcer=self._work, tell=self._journal.tell)
         self._journal.subscribe(self._concurrency.told)
         workflows = WorkflowManager(database, storage, clock, config, self._compiler)
@@ -146,7 +156,10 @@ class Admin:
             (add_AdminServiceServicer_to_server, rpcs),
             (add_DataProxyServiceServicer_to_server, DataProxyRpcs(self._dataproxy)),
             (add_SignalServiceServicer_to_server, SignalRpcs(self._signals)),
-            (add_JournalServiceServicer_to_server, JournalRpcs(self._journal, self._sessions, self._leases)),
+            (
+                add_JournalServiceServicer_to_server,
+                JournalRpcs(self._journal, self._sessions, self._leases, self._children),
+            ),
             (add_RetentionServiceServicer_to_server, RetentionRpcs(self.retention)),
         ]
 
@@ -169,6 +182,7 @@ class Admin:
                     ("journal", self._journal.run()),
                     ("sessions", self._sessions.run()),
                     ("leases", self._leases.run()),
+                    ("children", self._children.run()),
                     ("concurrency", self._concurrency.run()),
                     ("partitions", self._partitions.run()),
                     ("outbox", self._relay.run()),

@@ -157,6 +157,14 @@ class LeaseManager:
             else:
                 self._announce_session(ended_session)
 
+    def push(self, session_id: int, hint: Control) -> bool:
+        """Hand a hint to the stream of a session; whether it has one here."""
+        stream = self._streams.get(session_id)
+        if stream is None:
+            return False
+        stream.push(hint)
+        return True
+
     async def lease(self, session_id: int, capacity: int) -> AsyncIterator[LeaseResponse]:
         """Assignments and decisions for a session, until it ends or another stream of it begins.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+from aerodrome.admin.managers.children import ChildManager
 from aerodrome.admin.managers.journal import JournalWriter
 from aerodrome.admin.managers.leases import LeaseManager
 from aerodrome.admin.managers.sessions import SessionManager
@@ -21,6 +22,8 @@ from aerodrome.idl.journal.v1.journal_pb2 import (
     LeaseResponse,
     OpenSessionRequest,
     OpenSessionResponse,
+    RecallRequest,
+    RecallResponse,
     ReleaseRequest,
     ReleaseResponse,
 )
@@ -30,10 +33,13 @@ from aerodrome.idl.journal.v1.journal_pb2_grpc import JournalServiceServicer
 class JournalRpcs(JournalServiceServicer):
     """The servicer of aerodrome.journal.v1.JournalService."""
 
-    def __init__(self, journal: JournalWriter, sessions: SessionManager, leases: LeaseManager) -> None:
+    def __init__(
+        self, journal: JournalWriter, sessions: SessionManager, leases: LeaseManager, children: ChildManager
+    ) -> None:
         self._journal = journal
         self._sessions = sessions
         self._leases = leases
+        self._children = children
 
     async def OpenSession(self, request: OpenSessionRequest, context: Any) -> OpenSessionResponse:
         session_id = await self._sessions.open(request.cluster, request.holder)
@@ -66,3 +72,6 @@ class JournalRpcs(JournalServiceServicer):
         keys = [(lease.execution_id, lease.epoch) for lease in request.leases]
         await self._leases.hand_over(request.session_id, keys, request.cluster)
         return HandOverResponse()
+
+    async def Recall(self, request: RecallRequest, context: Any) -> RecallResponse:
+        return await self._children.recall(request)

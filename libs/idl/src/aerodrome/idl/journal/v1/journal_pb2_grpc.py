@@ -134,8 +134,8 @@ class JournalServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Recall(self, request, context):
-        """The nodes of an earlier execution, for one that recovers from it: pages in the order in which the nodes first
-        appeared. NOT_FOUND means that there is no such execution (any more), so that nothing can be taken over.
+        """The nodes of an earlier execution, for one that recovers from it, in pages and in no particular order. NOT_FOUND
+        means that there is no such execution (any more), so that nothing can be taken over.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -60,8 +60,8 @@ class JournalServiceStub:
     then, or until an operator declares the cluster lost, an execution never changes its cluster.
     """
     Recall: _grpc.UnaryUnaryMultiCallable[_journal_pb2.RecallRequest, _journal_pb2.RecallResponse]
-    """The nodes of an earlier execution, for one that recovers from it: pages in the order in which the nodes first
-    appeared. NOT_FOUND means that there is no such execution (any more), so that nothing can be taken over.
+    """The nodes of an earlier execution, for one that recovers from it, in pages and in no particular order. NOT_FOUND
+    means that there is no such execution (any more), so that nothing can be taken over.
     """
 
 @_typing.type_check_only
@@ -91,8 +91,8 @@ class JournalServiceAsyncStub(JournalServiceStub):
     then, or until an operator declares the cluster lost, an execution never changes its cluster.
     """
     Recall: _aio.UnaryUnaryMultiCallable[_journal_pb2.RecallRequest, _journal_pb2.RecallResponse]  # type: ignore[assignment]
-    """The nodes of an earlier execution, for one that recovers from it: pages in the order in which the nodes first
-    appeared. NOT_FOUND means that there is no such execution (any more), so that nothing can be taken over.
+    """The nodes of an earlier execution, for one that recovers from it, in pages and in no particular order. NOT_FOUND
+    means that there is no such execution (any more), so that nothing can be taken over.
     """
 
 class JournalServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -167,8 +167,8 @@ class JournalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _journal_pb2.RecallRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_journal_pb2.RecallResponse, _abc.Awaitable[_journal_pb2.RecallResponse]]:
-        """The nodes of an earlier execution, for one that recovers from it: pages in the order in which the nodes first
-        appeared. NOT_FOUND means that there is no such execution (any more), so that nothing can be taken over.
+        """The nodes of an earlier execution, for one that recovers from it, in pages and in no particular order. NOT_FOUND
+        means that there is no such execution (any more), so that nothing can be taken over.
         """
 
 def add_JournalServiceServicer_to_server(servicer: JournalServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
