@@ -117,6 +117,13 @@ class AdminClientConfig(Section):
 
     endpoint: str = "localhost:8089"
     insecure: bool = False
+    """Talk in plain text; on this machine that is always so."""
+
+    @property
+    def in_plain_text(self) -> bool:
+        """Whether calls are not encrypted."""
+        host = self.endpoint.rpartition("///")[2].rpartition(":")[0]
+        return self.insecure or host in ("localhost", "127.0.0.1", "[::1]")
 
 
 class PostgresConfig(Section):

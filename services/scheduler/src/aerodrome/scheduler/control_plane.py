@@ -24,7 +24,8 @@ class ControlPlane:
     """AdminService; every call raises AerodromeError, and DeadlineExceeded after `timeout`."""
 
     def __init__(self, channel: grpc.aio.Channel, timeout: timedelta) -> None:
-        self._stub: Any = AdminServiceStub(channel)
+        make: Any = AdminServiceStub
+        self._stub: Any = make(channel)
         self._seconds = timeout.total_seconds()
 
     async def create_execution(self, request: ExecutionCreateRequest) -> None:

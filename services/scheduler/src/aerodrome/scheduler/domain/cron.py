@@ -1,11 +1,11 @@
 """Cron expressions: what they mean and when they fire.  Source: spec/datacatalog-scheduler-notifier.md, section B.2.
 
-    minute  hour  day-of-month  month  day-of-week        with an optional prefix `CRON_TZ=Area/City ` or `TZ=Area/City `
+    minute  hour  day-of-month  month  day-of-week     with an optional prefix `CRON_TZ=Area/City ` or `TZ=Area/City `
 
-A day must match both of its fields if one of them has its star, else either of them.  Times are those of a clock on the
-wall in the schedule's zone.  A time that a change to summer time leaves out does not fire that day.  A time that a change
-to winter time repeats fires the first time only, unless the expression fires in every hour of a day: such an expression
-follows the time that passes, in both of the repeated hours.
+A day must match both of its fields if one of them has its star, else either of them.  Times are those of a clock on
+the wall in the schedule's zone.  A time that a change to summer time leaves out does not fire that day.  A time that a
+change to winter time repeats fires the first time only, unless the expression fires in every hour of a day: such an
+expression follows the time that passes, in both of the repeated hours.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ def _policy(annotations: Mapping[str, str], defaults: Policy) -> Policy:
                 length = parse_duration(text)
                 if length < timedelta(0):
                     raise ValueError("a length of time is not negative")
-                policy = replace(policy, **{what: length})
+                policy = replace(policy, window=length) if what == "window" else replace(policy, grace=length)
             elif what == "rate":
                 rate = float(text)
                 if not (math.isfinite(rate) and rate > 0):

@@ -109,8 +109,4 @@ class Pause:
 
     def holds(self, key: Key) -> bool:
         """Whether it concerns this schedule."""
-        return (
-            self.project == key.project
-            and self.domain in ("", key.domain)
-            and self.name in ("", key.name)
-        )
+        return self.project == key.project and self.domain in ("", key.domain) and self.name in ("", key.name)

@@ -1,9 +1,9 @@
 """Which replica leads: one at a time, by a lease in PostgreSQL with an epoch that only grows.
 
-The leader counts its term on its own boot-time clock, from the moment before it asked, and looks at it before each call;
-what it writes, it writes in a transaction that holds the epoch.  So a leader that was paused or cut off writes nothing
-once another leads.  That two leaders could call the control plane at the same time for a moment changes nothing, because
-the names of executions follow from their slots.
+The leader counts its term on its own boot-time clock, from the moment before it asked, and looks at it before each
+call; what it writes, it writes in a transaction that holds the epoch.  So a leader that was paused or cut off writes
+nothing once another leads.  That two leaders could call the control plane at the same time for a moment changes
+nothing, because the names of executions follow from their slots.
 """
 
 from __future__ import annotations

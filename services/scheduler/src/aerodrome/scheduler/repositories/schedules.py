@@ -91,7 +91,7 @@ class ScheduleRepository:
         return await self._conn.fetchval(_SQL.fence, holder, epoch) is not None
 
     async def record(self, steps: Sequence[Progress]) -> None:
-        """Write what was decided; at most one step of each schedule, and of each order."""
+        """Write what was decided; at most one step of each schedule."""
         schedules = [each for each in steps if each.decided_until is not None or each.error is not None or _ran(each)]
         if schedules:
             ran = [each.decision if _ran(each) else None for each in schedules]
@@ -203,7 +203,12 @@ class ScheduleRepository:
 
 
 def _ran(step: Progress) -> bool:
-    return step.decision is not None and step.decision.outcome in (Outcome.FIRED, Outcome.EXISTED)
+    """Whether it is the latest slot of its schedule that has an execution; a backfill's is an old one."""
+    return (
+        step.backfill_id is None
+        and step.decision is not None
+        and step.decision.outcome in (Outcome.FIRED, Outcome.EXISTED)
+    )
 
 
 def _key(key: Key) -> tuple[str, str, str, str]:
