@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from flyteidl.datacatalog.datacatalog_pb2_grpc import DataCatalogStub
 
 from aerodrome.compiler.types import InvalidLiteralType, castable, literal_type
 from aerodrome.plugins.catalog_key import CacheKey, cache_key
+from aerodrome.plugins.references import missing_references
 from aerodrome.stdlib.clock import Clock
 from aerodrome.stdlib.errors import (
     AerodromeError,
@@ -29,9 +30,7 @@ from aerodrome.stdlib.errors import (
     Cancelled,
     Conflict,
     DeadlineExceeded,
-    InvalidArgument,
     NotFound,
-    PermissionDenied,
     Unavailable,
 )
 from aerodrome.stdlib.logger import get_logger
@@ -58,7 +57,6 @@ MAX_INPUT_HASHES = 200
 _CALL_SECONDS = 20.0
 _LARGE_INPUT_BYTES = 64 * 2**10
 """Inputs of this size are hashed in a thread."""
-_HEADS_AT_ONCE = 32
 _POLL_SECONDS = 2.0
 """Longest between two looks at what another process computes; within one process the waiting are told."""
 _PASSING = (Unavailable, DeadlineExceeded, Cancelled, Conflict)
@@ -140,7 +138,7 @@ class TaskCache:
         self._datasets: dict[tuple[str, ...], None] = {}
         self._waiting: dict[tuple[str, ...], set[asyncio.Event]] = {}
         self._tags_with_artifacts = False
-        """The catalog is known to take an artifact together with its tags, as ours does and the reference's does not."""
+        """The catalog is known to take an artifact together with its tags; the reference's does not."""
 
     # Keys
 
@@ -429,58 +427,6 @@ class TaskCache:
                 await wake.wait()
         except TimeoutError:
             pass
-
-
-async def missing_references(storage: Storage, outputs: literals_pb2.LiteralMap) -> list[str]:
-    """References in `outputs` at which nothing is stored.  What lies outside of our storage cannot be looked at."""
-    references = sorted({reference for literal in outputs.literals.values() for reference in _references(literal)})
-    room = asyncio.Semaphore(_HEADS_AT_ONCE)
-
-    async def is_gone(reference: str) -> bool:
-        async with room:
-            return not await _exists(storage, reference)
-
-    gone = await asyncio.gather(*(is_gone(each) for each in references))
-    return [reference for reference, is_missing in zip(references, gone, strict=True) if is_missing]
-
-
-async def _exists(storage: Storage, reference: str) -> bool:
-    try:
-        if await storage.head(reference) is not None:
-            return True
-        async for _ in storage.list(reference):  # a directory
-            return True
-    except (PermissionDenied, InvalidArgument):
-        return True
-    return False
-
-
-def _references(literal: literals_pb2.Literal) -> Iterator[str]:
-    stack = [literal]
-    while stack:
-        each = stack.pop()
-        match each.WhichOneof("value"):
-            case "collection":
-                stack.extend(each.collection.literals)
-            case "map":
-                stack.extend(each.map.literals.values())
-            case "offloaded_metadata":
-                yield each.offloaded_metadata.uri
-            case "scalar":
-                match each.scalar.WhichOneof("value"):
-                    case "blob":
-                        reference = each.scalar.blob.uri
-                    case "schema":
-                        reference = each.scalar.schema.uri
-                    case "structured_dataset":
-                        reference = each.scalar.structured_dataset.uri
-                    case "union":
-                        stack.append(each.scalar.union.value)
-                        continue
-                    case _:
-                        continue
-                if reference:
-                    yield reference
 
 
 def _mismatch(outputs: literals_pb2.LiteralMap, declared: interface_pb2.VariableMap) -> str | None:

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"aerodrome/catalog/v1/catalog.proto\x12\x14\x61\x65rodrome.catalog.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaa\x01\n\x0e\x45xplainRequest\x12;\n\x04node\x18\x01 \x01(\x0b\x32%.aerodrome.catalog.v1.NodeOfExecutionH\x00R\x04node\x12:\n\x04task\x18\x02 \x01(\x0b\x32$.aerodrome.catalog.v1.TaskWithInputsH\x00R\x04task\x12\x14\n\x05limit\x18\x03 \x01(\rR\x05limitB\t\n\x07subject\"z\n\x0fNodeOfExecution\x12\x18\n\x07project\x18\x01 \x01(\tR\x07project\x12\x16\n\x06\x64omain\x18\x02 \x01(\tR\x06\x64omain\x12\x1c\n\texecution\x18\x03 \x01(\tR\texecution\x12\x17\n\x07node_id\x18\x04 \x01(\tR\x06nodeId\"i\n\x0eTaskWithInputs\x12\x1a\n\x08template\x18\x01 \x01(\x0cR\x08template\x12\x16\n\x06inputs\x18\x02 \x01(\x0cR\x06inputs\x12#\n\rcache_version\x18\x03 \x01(\tR\x0c\x63\x61\x63heVersion\"\x82\x02\n\x0f\x45xplainResponse\x12\x37\n\x07outcome\x18\x01 \x01(\x0e\x32\x1d.aerodrome.catalog.v1.OutcomeR\x07outcome\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12\x30\n\x03key\x18\x03 \x01(\x0b\x32\x1e.aerodrome.catalog.v1.KeyPartsR\x03key\x12\x31\n\x05\x65ntry\x18\x04 \x01(\x0b\x32\x1b.aerodrome.catalog.v1.EntryR\x05\x65ntry\x12\x39\n\x07nearest\x18\x05 \x03(\x0b\x32\x1f.aerodrome.catalog.v1.NearEntryR\x07nearest\"\xe6\x03\n\x08KeyParts\x12\x18\n\x07project\x18\x01 \x01(\tR\x07project\x12\x16\n\x06\x64omain\x18\x02 \x01(\tR\x06\x64omain\x12\x12\n\x04task\x18\x03 \x01(\tR\x04task\x12#\n\rcache_version\x18\x04 \x01(\tR\x0c\x63\x61\x63heVersion\x12)\n\x10inputs_interface\x18\x05 \x01(\tR\x0finputsInterface\x12+\n\x11outputs_interface\x18\x06 \x01(\tR\x10outputsInterface\x12R\n\x0cinput_hashes\x18\x07 \x03(\x0b\x32/.aerodrome.catalog.v1.KeyParts.InputHashesEntryR\x0binputHashes\x12%\n\x0eignored_inputs\x18\x08 \x03(\tR\rignoredInputs\x12!\n\x0c\x64\x61taset_name\x18\t \x01(\tR\x0b\x64\x61tasetName\x12\'\n\x0f\x64\x61taset_version\x18\n \x01(\tR\x0e\x64\x61tasetVersion\x12\x10\n\x03tag\x18\x0b \x01(\tR\x03tag\x1a>\n\x10InputHashesEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"\xb7\x03\n\x05\x45ntry\x12\x18\n\x07project\x18\x01 \x01(\tR\x07project\x12\x16\n\x06\x64omain\x18\x02 \x01(\tR\x06\x64omain\x12\x12\n\x04task\x18\x03 \x01(\tR\x04task\x12\'\n\x0f\x64\x61taset_version\x18\x04 \x01(\tR\x0e\x64\x61tasetVersion\x12\x10\n\x03tag\x18\x05 \x01(\tR\x03tag\x12\x1f\n\x0b\x61rtifact_id\x18\x06 \x01(\tR\nartifactId\x12\x39\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x39\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tupdatedAt\x12%\n\x0esource_project\x18\t \x01(\tR\rsourceProject\x12#\n\rsource_domain\x18\n \x01(\tR\x0csourceDomain\x12)\n\x10source_execution\x18\x0b \x01(\tR\x0fsourceExecution\x12\x1f\n\x0bsource_node\x18\x0c \x01(\tR\nsourceNode\"\x82\x01\n\tNearEntry\x12\x31\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x1b.aerodrome.catalog.v1.EntryR\x05\x65ntry\x12\x42\n\x0b\x64ifferences\x18\x02 \x03(\x0b\x32 .aerodrome.catalog.v1.DifferenceR\x0b\x64ifferences\"\xbf\x02\n\nDifference\x12\x39\n\x04what\x18\x01 \x01(\x0e\x32%.aerodrome.catalog.v1.Difference.WhatR\x04what\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n\x06wanted\x18\x03 \x01(\tR\x06wanted\x12\x14\n\x05\x66ound\x18\x04 \x01(\tR\x05\x66ound\"\xb3\x01\n\x04What\x12\x14\n\x10WHAT_UNSPECIFIED\x10\x00\x12\x10\n\x0cWHAT_PROJECT\x10\x01\x12\x0f\n\x0bWHAT_DOMAIN\x10\x02\x12\x16\n\x12WHAT_CACHE_VERSION\x10\x03\x12\x19\n\x15WHAT_INPUTS_INTERFACE\x10\x04\x12\x1a\n\x16WHAT_OUTPUTS_INTERFACE\x10\x05\x12\x0e\n\nWHAT_INPUT\x10\x06\x12\x13\n\x0fWHAT_SOME_INPUT\x10\x07\"\xa7\x02\n\tSelection\x12\x18\n\x07project\x18\x01 \x01(\tR\x07project\x12\x16\n\x06\x64omain\x18\x02 \x01(\tR\x06\x64omain\x12\x12\n\x04task\x18\x03 \x01(\tR\x04task\x12#\n\rcache_version\x18\x04 \x01(\tR\x0c\x63\x61\x63heVersion\x12)\n\x10source_execution\x18\x05 \x01(\tR\x0fsourceExecution\x12%\n\x0esource_project\x18\x06 \x01(\tR\rsourceProject\x12#\n\rsource_domain\x18\x07 \x01(\tR\x0csourceDomain\x12\x38\n\nolder_than\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationR\tolderThan\"f\n\x0c\x45victRequest\x12=\n\tselection\x18\x01 \x01(\x0b\x32\x1f.aerodrome.catalog.v1.SelectionR\tselection\x12\x17\n\x07\x64ry_run\x18\x02 \x01(\x08R\x06\x64ryRun\"\\\n\rEvictResponse\x12\x14\n\x05\x63ount\x18\x01 \x01(\x03R\x05\x63ount\x12\x35\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x1b.aerodrome.catalog.v1.EntryR\x07\x65ntries\"_\n\x17\x45victByExecutionRequest\x12\x18\n\x07project\x18\x01 \x01(\tR\x07project\x12\x16\n\x06\x64omain\x18\x02 \x01(\tR\x06\x64omain\x12\x12\n\x04name\x18\x03 \x01(\tR\x04name\"0\n\x18\x45victByExecutionResponse\x12\x14\n\x05\x63ount\x18\x01 \x01(\x03R\x05\x63ount\"\x90\x01\n\rVerifyRequest\x12=\n\tselection\x18\x01 \x01(\x0b\x32\x1f.aerodrome.catalog.v1.SelectionR\tselection\x12\x14\n\x05\x65vict\x18\x02 \x01(\x08R\x05\x65vict\x12\x14\n\x05limit\x18\x03 \x01(\rR\x05limit\x12\x14\n\x05token\x18\x04 \x01(\tR\x05token\"\x84\x01\n\x0eVerifyResponse\x12\x18\n\x07\x63hecked\x18\x01 \x01(\x03R\x07\x63hecked\x12\x39\n\x06\x62roken\x18\x02 \x03(\x0b\x32!.aerodrome.catalog.v1.BrokenEntryR\x06\x62roken\x12\x1d\n\nnext_token\x18\x03 \x01(\tR\tnextToken\"t\n\x0b\x42rokenEntry\x12\x31\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x1b.aerodrome.catalog.v1.EntryR\x05\x65ntry\x12\x18\n\x07missing\x18\x02 \x03(\tR\x07missing\x12\x18\n\x07\x65victed\x18\x03 \x01(\x08R\x07\x65victed*t\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x19\n\x15OUTCOME_NOT_CACHEABLE\x10\x01\x12\x0f\n\x0bOUTCOME_HIT\x10\x02\x12\x10\n\x0cOUTCOME_MISS\x10\x03\x12\x12\n\x0eOUTCOME_BROKEN\x10\x04\x32\x82\x03\n\x0e\x43\x61talogService\x12V\n\x07\x45xplain\x12$.aerodrome.catalog.v1.ExplainRequest\x1a%.aerodrome.catalog.v1.ExplainResponse\x12P\n\x05\x45vict\x12\".aerodrome.catalog.v1.EvictRequest\x1a#.aerodrome.catalog.v1.EvictResponse\x12q\n\x10\x45victByExecution\x12-.aerodrome.catalog.v1.EvictByExecutionRequest\x1a..aerodrome.catalog.v1.EvictByExecutionResponse\x12S\n\x06Verify\x12#.aerodrome.catalog.v1.VerifyRequest\x1a$.aerodrome.catalog.v1.VerifyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"aerodrome/catalog/v1/catalog.proto\x12\x14\x61\x65rodrome.catalog.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaa\x01\n\x0e\x45xplainRequest\x12;\n\x04node\x18\x01 \x01(\x0b\x32%.aerodrome.catalog.v1.NodeOfExecutionH\x00R\x04node\x12:\n\x04task\x18\x02 \x01(\x0b\x32$.aerodrome.catalog.v1.TaskWithInputsH\x00R\x04task\x12\x14\n\x05limit\x18\x03 \x01(\rR\x05limitB\t\n\x07subject\"\x9c\x01\n\x0fNodeOfExecution\x12\x18\n\x07project\x18\x01 \x01(\tR\x07project\x12\x16\n\x06\x64omain\x18\x02 \x01(\tR\x06\x64omain\x12\x1c\n\texecution\x18\x03 \x01(\tR\texecution\x12\x17\n\x07node_id\x18\x04 \x01(\tR\x06nodeId\x12\x17\n\x04item\x18\x05 \x01(\rH\x00R\x04item\x88\x01\x01\x42\x07\n\x05_item\"i\n\x0eTaskWithInputs\x12\x1a\n\x08template\x18\x01 \x01(\x0cR\x08template\x12\x16\n\x06inputs\x18\x02 \x01(\x0cR\x06inputs\x12#\n\rcache_version\x18\x03 \x01(\tR\x0c\x63\x61\x63heVersion\"\x82\x02\n\x0f\x45xplainResponse\x12\x37\n\x07outcome\x18\x01 \x01(\x0e\x32\x1d.aerodrome.catalog.v1.OutcomeR\x07outcome\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12\x30\n\x03key\x18\x03 \x01(\x0b\x32\x1e.aerodrome.catalog.v1.KeyPartsR\x03key\x12\x31\n\x05\x65ntry\x18\x04 \x01(\x0b\x32\x1b.aerodrome.catalog.v1.EntryR\x05\x65ntry\x12\x39\n\x07nearest\x18\x05 \x03(\x0b\x32\x1f.aerodrome.catalog.v1.NearEntryR\x07nearest\"\xe6\x03\n\x08KeyParts\x12\x18\n\x07project\x18\x01 \x01(\tR\x07project\x12\x16\n\x06\x64omain\x18\x02 \x01(\tR\x06\x64omain\x12\x12\n\x04task\x18\x03 \x01(\tR\x04task\x12#\n\rcache_version\x18\x04 \x01(\tR\x0c\x63\x61\x63heVersion\x12)\n\x10inputs_interface\x18\x05 \x01(\tR\x0finputsInterface\x12+\n\x11outputs_interface\x18\x06 \x01(\tR\x10outputsInterface\x12R\n\x0cinput_hashes\x18\x07 \x03(\x0b\x32/.aerodrome.catalog.v1.KeyParts.InputHashesEntryR\x0binputHashes\x12%\n\x0eignored_inputs\x18\x08 \x03(\tR\rignoredInputs\x12!\n\x0c\x64\x61taset_name\x18\t \x01(\tR\x0b\x64\x61tasetName\x12\'\n\x0f\x64\x61taset_version\x18\n \x01(\tR\x0e\x64\x61tasetVersion\x12\x10\n\x03tag\x18\x0b \x01(\tR\x03tag\x1a>\n\x10InputHashesEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"\xb7\x03\n\x05\x45ntry\x12\x18\n\x07project\x18\x01 \x01(\tR\x07project\x12\x16\n\x06\x64omain\x18\x02 \x01(\tR\x06\x64omain\x12\x12\n\x04task\x18\x03 \x01(\tR\x04task\x12\'\n\x0f\x64\x61taset_version\x18\x04 \x01(\tR\x0e\x64\x61tasetVersion\x12\x10\n\x03tag\x18\x05 \x01(\tR\x03tag\x12\x1f\n\x0b\x61rtifact_id\x18\x06 \x01(\tR\nartifactId\x12\x39\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x39\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tupdatedAt\x12%\n\x0esource_project\x18\t \x01(\tR\rsourceProject\x12#\n\rsource_domain\x18\n \x01(\tR\x0csourceDomain\x12)\n\x10source_execution\x18\x0b \x01(\tR\x0fsourceExecution\x12\x1f\n\x0bsource_node\x18\x0c \x01(\tR\nsourceNode\"\x82\x01\n\tNearEntry\x12\x31\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x1b.aerodrome.catalog.v1.EntryR\x05\x65ntry\x12\x42\n\x0b\x64ifferences\x18\x02 \x03(\x0b\x32 .aerodrome.catalog.v1.DifferenceR\x0b\x64ifferences\"\xbf\x02\n\nDifference\x12\x39\n\x04what\x18\x01 \x01(\x0e\x32%.aerodrome.catalog.v1.Difference.WhatR\x04what\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n\x06wanted\x18\x03 \x01(\tR\x06wanted\x12\x14\n\x05\x66ound\x18\x04 \x01(\tR\x05\x66ound\"\xb3\x01\n\x04What\x12\x14\n\x10WHAT_UNSPECIFIED\x10\x00\x12\x10\n\x0cWHAT_PROJECT\x10\x01\x12\x0f\n\x0bWHAT_DOMAIN\x10\x02\x12\x16\n\x12WHAT_CACHE_VERSION\x10\x03\x12\x19\n\x15WHAT_INPUTS_INTERFACE\x10\x04\x12\x1a\n\x16WHAT_OUTPUTS_INTERFACE\x10\x05\x12\x0e\n\nWHAT_INPUT\x10\x06\x12\x13\n\x0fWHAT_SOME_INPUT\x10\x07\"\xa7\x02\n\tSelection\x12\x18\n\x07project\x18\x01 \x01(\tR\x07project\x12\x16\n\x06\x64omain\x18\x02 \x01(\tR\x06\x64omain\x12\x12\n\x04task\x18\x03 \x01(\tR\x04task\x12#\n\rcache_version\x18\x04 \x01(\tR\x0c\x63\x61\x63heVersion\x12)\n\x10source_execution\x18\x05 \x01(\tR\x0fsourceExecution\x12%\n\x0esource_project\x18\x06 \x01(\tR\rsourceProject\x12#\n\rsource_domain\x18\x07 \x01(\tR\x0csourceDomain\x12\x38\n\nolder_than\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationR\tolderThan\"f\n\x0c\x45victRequest\x12=\n\tselection\x18\x01 \x01(\x0b\x32\x1f.aerodrome.catalog.v1.SelectionR\tselection\x12\x17\n\x07\x64ry_run\x18\x02 \x01(\x08R\x06\x64ryRun\"\\\n\rEvictResponse\x12\x14\n\x05\x63ount\x18\x01 \x01(\x03R\x05\x63ount\x12\x35\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x1b.aerodrome.catalog.v1.EntryR\x07\x65ntries\"_\n\x17\x45victByExecutionRequest\x12\x18\n\x07project\x18\x01 \x01(\tR\x07project\x12\x16\n\x06\x64omain\x18\x02 \x01(\tR\x06\x64omain\x12\x12\n\x04name\x18\x03 \x01(\tR\x04name\"0\n\x18\x45victByExecutionResponse\x12\x14\n\x05\x63ount\x18\x01 \x01(\x03R\x05\x63ount\"\x90\x01\n\rVerifyRequest\x12=\n\tselection\x18\x01 \x01(\x0b\x32\x1f.aerodrome.catalog.v1.SelectionR\tselection\x12\x14\n\x05\x65vict\x18\x02 \x01(\x08R\x05\x65vict\x12\x14\n\x05limit\x18\x03 \x01(\rR\x05limit\x12\x14\n\x05token\x18\x04 \x01(\tR\x05token\"\x84\x01\n\x0eVerifyResponse\x12\x18\n\x07\x63hecked\x18\x01 \x01(\x03R\x07\x63hecked\x12\x39\n\x06\x62roken\x18\x02 \x03(\x0b\x32!.aerodrome.catalog.v1.BrokenEntryR\x06\x62roken\x12\x1d\n\nnext_token\x18\x03 \x01(\tR\tnextToken\"t\n\x0b\x42rokenEntry\x12\x31\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x1b.aerodrome.catalog.v1.EntryR\x05\x65ntry\x12\x18\n\x07missing\x18\x02 \x03(\tR\x07missing\x12\x18\n\x07\x65victed\x18\x03 \x01(\x08R\x07\x65victed*t\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x19\n\x15OUTCOME_NOT_CACHEABLE\x10\x01\x12\x0f\n\x0bOUTCOME_HIT\x10\x02\x12\x10\n\x0cOUTCOME_MISS\x10\x03\x12\x12\n\x0eOUTCOME_BROKEN\x10\x04\x32\x82\x03\n\x0e\x43\x61talogService\x12V\n\x07\x45xplain\x12$.aerodrome.catalog.v1.ExplainRequest\x1a%.aerodrome.catalog.v1.ExplainResponse\x12P\n\x05\x45vict\x12\".aerodrome.catalog.v1.EvictRequest\x1a#.aerodrome.catalog.v1.EvictResponse\x12q\n\x10\x45victByExecution\x12-.aerodrome.catalog.v1.EvictByExecutionRequest\x1a..aerodrome.catalog.v1.EvictByExecutionResponse\x12S\n\x06Verify\x12#.aerodrome.catalog.v1.VerifyRequest\x1a$.aerodrome.catalog.v1.VerifyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,44 +35,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_KEYPARTS_INPUTHASHESENTRY']._loaded_options = None
   _globals['_KEYPARTS_INPUTHASHESENTRY']._serialized_options = b'8\001'
-  _globals['_OUTCOME']._serialized_start=3219
-  _globals['_OUTCOME']._serialized_end=3335
+  _globals['_OUTCOME']._serialized_start=3254
+  _globals['_OUTCOME']._serialized_end=3370
   _globals['_EXPLAINREQUEST']._serialized_start=126
   _globals['_EXPLAINREQUEST']._serialized_end=296
-  _globals['_NODEOFEXECUTION']._serialized_start=298
-  _globals['_NODEOFEXECUTION']._serialized_end=420
-  _globals['_TASKWITHINPUTS']._serialized_start=422
-  _globals['_TASKWITHINPUTS']._serialized_end=527
-  _globals['_EXPLAINRESPONSE']._serialized_start=530
-  _globals['_EXPLAINRESPONSE']._serialized_end=788
-  _globals['_KEYPARTS']._serialized_start=791
-  _globals['_KEYPARTS']._serialized_end=1277
-  _globals['_KEYPARTS_INPUTHASHESENTRY']._serialized_start=1215
-  _globals['_KEYPARTS_INPUTHASHESENTRY']._serialized_end=1277
-  _globals['_ENTRY']._serialized_start=1280
-  _globals['_ENTRY']._serialized_end=1719
-  _globals['_NEARENTRY']._serialized_start=1722
-  _globals['_NEARENTRY']._serialized_end=1852
-  _globals['_DIFFERENCE']._serialized_start=1855
-  _globals['_DIFFERENCE']._serialized_end=2174
-  _globals['_DIFFERENCE_WHAT']._serialized_start=1995
-  _globals['_DIFFERENCE_WHAT']._serialized_end=2174
-  _globals['_SELECTION']._serialized_start=2177
-  _globals['_SELECTION']._serialized_end=2472
-  _globals['_EVICTREQUEST']._serialized_start=2474
-  _globals['_EVICTREQUEST']._serialized_end=2576
-  _globals['_EVICTRESPONSE']._serialized_start=2578
-  _globals['_EVICTRESPONSE']._serialized_end=2670
-  _globals['_EVICTBYEXECUTIONREQUEST']._serialized_start=2672
-  _globals['_EVICTBYEXECUTIONREQUEST']._serialized_end=2767
-  _globals['_EVICTBYEXECUTIONRESPONSE']._serialized_start=2769
-  _globals['_EVICTBYEXECUTIONRESPONSE']._serialized_end=2817
-  _globals['_VERIFYREQUEST']._serialized_start=2820
-  _globals['_VERIFYREQUEST']._serialized_end=2964
-  _globals['_VERIFYRESPONSE']._serialized_start=2967
-  _globals['_VERIFYRESPONSE']._serialized_end=3099
-  _globals['_BROKENENTRY']._serialized_start=3101
-  _globals['_BROKENENTRY']._serialized_end=3217
-  _globals['_CATALOGSERVICE']._serialized_start=3338
-  _globals['_CATALOGSERVICE']._serialized_end=3724
+  _globals['_NODEOFEXECUTION']._serialized_start=299
+  _globals['_NODEOFEXECUTION']._serialized_end=455
+  _globals['_TASKWITHINPUTS']._serialized_start=457
+  _globals['_TASKWITHINPUTS']._serialized_end=562
+  _globals['_EXPLAINRESPONSE']._serialized_start=565
+  _globals['_EXPLAINRESPONSE']._serialized_end=823
+  _globals['_KEYPARTS']._serialized_start=826
+  _globals['_KEYPARTS']._serialized_end=1312
+  _globals['_KEYPARTS_INPUTHASHESENTRY']._serialized_start=1250
+  _globals['_KEYPARTS_INPUTHASHESENTRY']._serialized_end=1312
+  _globals['_ENTRY']._serialized_start=1315
+  _globals['_ENTRY']._serialized_end=1754
+  _globals['_NEARENTRY']._serialized_start=1757
+  _globals['_NEARENTRY']._serialized_end=1887
+  _globals['_DIFFERENCE']._serialized_start=1890
+  _globals['_DIFFERENCE']._serialized_end=2209
+  _globals['_DIFFERENCE_WHAT']._serialized_start=2030
+  _globals['_DIFFERENCE_WHAT']._serialized_end=2209
+  _globals['_SELECTION']._serialized_start=2212
+  _globals['_SELECTION']._serialized_end=2507
+  _globals['_EVICTREQUEST']._serialized_start=2509
+  _globals['_EVICTREQUEST']._serialized_end=2611
+  _globals['_EVICTRESPONSE']._serialized_start=2613
+  _globals['_EVICTRESPONSE']._serialized_end=2705
+  _globals['_EVICTBYEXECUTIONREQUEST']._serialized_start=2707
+  _globals['_EVICTBYEXECUTIONREQUEST']._serialized_end=2802
+  _globals['_EVICTBYEXECUTIONRESPONSE']._serialized_start=2804
+  _globals['_EVICTBYEXECUTIONRESPONSE']._serialized_end=2852
+  _globals['_VERIFYREQUEST']._serialized_start=2855
+  _globals['_VERIFYREQUEST']._serialized_end=2999
+  _globals['_VERIFYRESPONSE']._serialized_start=3002
+  _globals['_VERIFYRESPONSE']._serialized_end=3134
+  _globals['_BROKENENTRY']._serialized_start=3136
+  _globals['_BROKENENTRY']._serialized_end=3252
+  _globals['_CATALOGSERVICE']._serialized_start=3373
+  _globals['_CATALOGSERVICE']._serialized_end=3759
 # @@protoc_insertion_point(module_scope)

@@ -89,10 +89,14 @@ class NodeOfExecution(_message.Message):
     DOMAIN_FIELD_NUMBER: _builtins.int
     EXECUTION_FIELD_NUMBER: _builtins.int
     NODE_ID_FIELD_NUMBER: _builtins.int
+    ITEM_FIELD_NUMBER: _builtins.int
     project: _builtins.str
     domain: _builtins.str
     execution: _builtins.str
     node_id: _builtins.str
+    """The unique id, as the API has it."""
+    item: _builtins.int
+    """Of a map task: which of its items."""
     def __init__(
         self,
         *,
@@ -100,12 +104,15 @@ class NodeOfExecution(_message.Message):
         domain: _builtins.str = ...,
         execution: _builtins.str = ...,
         node_id: _builtins.str = ...,
+        item: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_item", b"_item", "item", b"item"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain", "execution", b"execution", "node_id", b"node_id", "project", b"project"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_item", b"_item", "domain", b"domain", "execution", b"execution", "item", b"item", "node_id", b"node_id", "project", b"project"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__item: _TypeAlias = _typing.Literal["item"]  # noqa: Y015
+    _WhichOneofArgType__item: _TypeAlias = _typing.Literal["_item", b"_item"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__item) -> _WhichOneofReturnType__item | None: ...
 
 Global___NodeOfExecution: _TypeAlias = NodeOfExecution  # noqa: Y015
 

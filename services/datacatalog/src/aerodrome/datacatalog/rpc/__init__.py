@@ -1,0 +1,1 @@
+"""The servicers: each call is decoded, handed to a manager, and encoded."""
