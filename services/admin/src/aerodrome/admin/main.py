@@ -44,6 +44,7 @@ from aerodrome.admin.managers.workflows import WorkflowManager
 from aerodrome.admin.rpc.admin import AdminRpcs, Managers
 from aerodrome.admin.rpc.dataproxy import DataProxyRpcs
 from aerodrome.admin.rpc.journal import JournalRpcs
+from aerodrome.admin.rpc.limits import limit
 from aerodrome.admin.rpc.measuring import measure
 from aerodrome.admin.rpc.retention import RetentionRpcs
 from aerodrome.admin.rpc.signals import SignalRpcs
@@ -92,6 +93,7 @@ class Admin:
         self.config = config
         self.public_url = public_url
         self.telemetry = telemetry
+        self._clock = clock
         limits = config.registration
         self._announcer = Announcer(database.dsn)
         self._listener = Listener(database.dsn)
@@ -150,6 +152,7 @@ class Admin:
     def services(self) -> list[tuple[Callable[[Any, Any], None], object]]:
         """The servicers, each with the generated function that adds it to a server."""
         rpcs = AdminRpcs(self.managers)
+        limit(rpcs, self.config.limits, self._clock)
         if self.telemetry is not None:
             measure(rpcs, self.telemetry.metrics, scope=self.config.flyteadmin.metrics_scope)
         return [

@@ -1,0 +1,132 @@
+"""How much a project may ask for at a time, and whose turn it is: plain values, no clock and no loop of their own."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Mapping
+from typing import Generic, TypeVar
+
+from aerodrome.admin.limits_config import RequestBudget
+
+T = TypeVar("T")
+
+MOST_BUCKETS = 10_000
+"""How many projects' budgets are remembered; one that was not used for longest is full again anyway."""
+
+
+class Bucket:
+    """What a project has left of its budget: it fills at a rate, up to what may be saved up."""
+
+    def __init__(self, budget: RequestBudget, now_seconds: float) -> None:
+        self.budget = budget
+        self._left = float(budget.burst)
+        self._at_seconds = now_seconds
+
+    def take(self, cost: float, now_seconds: float) -> float:
+        """Take `cost` out of it; returns 0.0, or, having taken nothing, in how many seconds there will be enough."""
+        rate, burst = self.budget.requests_per_second, float(self.budget.burst)
+        if rate <= 0:
+            return 0.0
+        cost = min(cost, burst)  # what costs more than can ever be saved up still has to be possible
+        self._left = min(burst, self._left + max(0.0, now_seconds - self._at_seconds) * rate)
+        self._at_seconds = now_seconds
+        if self._left >= cost:
+            self._left -= cost
+            return 0.0
+        return (cost - self._left) / rate
+
+
+class Budgets:
+    """The buckets of all projects."""
+
+    def __init__(self, usual: RequestBudget, own: Mapping[str, RequestBudget]) -> None:
+        self._usual = usual
+        self._own = dict(own)
+        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+
+    def of(self, project: str) -> RequestBudget:
+        """The budget that holds for a project."""
+        return self._own.get(project, self._usual)
+
+    def take(self, project: str, cost: float, now_seconds: float) -> float:
+        """As `Bucket.take`, of that project."""
+        if self.of(project).requests_per_second <= 0:
+            return 0.0
+        bucket = self._buckets.get(project)
+        if bucket is None:
+            bucket = self._buckets[project] = Bucket(self.of(project), now_seconds)
+            if len(self._buckets) > MOST_BUCKETS:
+                self._buckets.popitem(last=False)
+        self._buckets.move_to_end(project)
+        return bucket.take(cost, now_seconds)
+
+
+class Turns(Generic[T]):
+    """Who may work and who waits: at most `most` at a time, one project at most `share` of them, projects in turn."""
+
+    def __init__(self, most: int, share: int) -> None:
+        self._most = most
+        self._share = share
+        self._busy: dict[str, int] = {}
+        self._total = 0
+        self._waiting: OrderedDict[str, deque[T]] = OrderedDict()
+        """Those whose turn is next are first."""
+
+    @property
+    def busy(self) -> int:
+        """How many work now."""
+        return self._total
+
+    def waiting(self, project: str) -> int:
+        """How many of a project wait."""
+        return len(self._waiting.get(project, ()))
+
+    def begin(self, project: str) -> bool:
+        """Whether somebody of `project` may work at once, and then does."""
+        if self._waiting.get(project) or not self._has_room(project):
+            return False
+        self._take(project)
+        return True
+
+    def wait(self, project: str, who: T) -> None:
+        """Let somebody wait whom `begin` refused."""
+        self._waiting.setdefault(project, deque()).append(who)
+
+    def give_up(self, project: str, who: T) -> bool:
+        """Let somebody wait no longer; False if it is not waiting any more."""
+        queue = self._waiting.get(project)
+        if queue is None or who not in queue:
+            return False
+        queue.remove(who)
+        if not queue:
+            del self._waiting[project]
+        return True
+
+    def end(self, project: str) -> list[T]:
+        """Somebody of `project` is done; returns those who work from now on."""
+        self._total -= 1
+        left = self._busy[project] - 1
+        if left:
+            self._busy[project] = left
+        else:
+            del self._busy[project]
+        begun: list[T] = []
+        while self._total < self._most:
+            following = next((each for each in self._waiting if self._has_room(each)), None)
+            if following is None:
+                return begun
+            queue = self._waiting[following]
+            begun.append(queue.popleft())
+            self._take(following)
+            if queue:
+                self._waiting.move_to_end(following)
+            else:
+                del self._waiting[following]
+        return begun
+
+    def _has_room(self, project: str) -> bool:
+        return self._total < self._most and self._busy.get(project, 0) < self._share
+
+    def _take(self, project: str) -> None:
+        self._total += 1
+        self._busy[project] = self._busy.get(project, 0) + 1

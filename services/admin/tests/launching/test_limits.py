@@ -1,0 +1,202 @@
+"""Budgets and turns: what one project asks for does not take what others need."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import grpc
+import pytest
+from flyteidl.admin import common_pb2, execution_pb2, project_pb2
+from flyteidl.core.identifier_pb2 import ResourceType
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aerodrome.admin.config import AdminConfig
+from aerodrome.admin.domain.budgets import Bucket, Budgets, Turns
+from aerodrome.admin.limits_config import LimitsConfig, RequestBudget
+from aerodrome.admin.rpc.limits import limit
+from aerodrome.stdlib.clock import ManualClock
+from aerodrome.stdlib.errors import ResourceExhausted
+
+CODE = grpc.StatusCode
+
+steps = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["begin", "end", "give up"])), max_size=200)
+
+
+@given(
+    rate=st.floats(0.1, 100),
+    burst=st.integers(1, 20),
+    asks=st.lists(st.tuples(st.floats(0, 5), st.integers(1, 5)), max_size=60),
+)
+def test_no_more_is_taken_than_was_saved_up_and_has_flowed_in(
+    rate: float, burst: int, asks: list[tuple[float, int]]
+) -> None:
+    bucket = Bucket(RequestBudget(requests_per_second=rate, burst=burst), 0.0)
+    now, taken = 0.0, 0.0
+    for passed, cost in asks:
+        now += passed
+        seconds = bucket.take(cost, now)
+        if seconds == 0.0:
+            taken += min(cost, burst)
+        else:
+            assert bucket.take(cost, now + seconds + 1e-6) == 0.0  # as it was promised
+            now += seconds + 1e-6
+            taken += min(cost, burst)
+        assert taken <= burst + rate * now + 1e-6
+
+
+@given(steps=steps, most=st.integers(1, 6))
+def test_turns_are_bounded_shared_and_leave_nobody(steps: list[tuple[str, str]], most: int) -> None:
+    share = (most + 1) // 2
+    turns: Turns[int] = Turns(most, share)
+    working: Counter[str] = Counter()
+    waiting: dict[str, list[int]] = {each: [] for each in "abc"}
+    owner: dict[int, str] = {}
+
+    def check() -> None:
+        assert turns.busy == working.total() <= most
+        assert all(count <= share for count in working.values())
+        for project, queue in waiting.items():
+            assert turns.waiting(project) == len(queue)
+            if queue:  # then there is no room for it
+                assert working.total() == most or working[project] == share
+
+    def end(project: str) -> None:
+        working[project] -= 1
+        for who in turns.end(project):
+            begun = owner[who]
+            assert waiting[begun].pop(0) == who  # the oldest of its project
+            working[begun] += 1
+
+    for who, (project, step) in enumerate(steps):
+        owner[who] = project
+        if step == "begin":
+            if turns.begin(project):
+                working[project] += 1
+            else:
+                turns.wait(project, who)
+                waiting[project].append(who)
+        elif step == "end" and working[project]:
+            end(project)
+        elif step == "give up" and waiting[project]:
+            assert turns.give_up(project, waiting[project][-1])
+            assert not turns.give_up(project, waiting[project].pop())
+        check()
+    while working.total():
+        end(next(project for project in "abc" if working[project]))
+        check()
+    assert not any(waiting.values())
+
+
+def test_a_project_of_its_own_budget_pays_from_that() -> None:
+    budgets = Budgets(RequestBudget(requests_per_second=1, burst=1), {"large": RequestBudget()})
+    assert [budgets.take("large", 5, 0.0) for _ in range(3)] == [0.0, 0.0, 0.0]
+    assert budgets.take("small", 1, 0.0) == 0.0
+    assert budgets.take("small", 1, 0.0) == 1.0
+    assert budgets.take("other", 1, 0.0) == 0.0
+
+
+class Slow:
+    """A servicer whose answers come when the test lets them."""
+
+    def __init__(self) -> None:
+        self.entered: asyncio.Queue[str] = asyncio.Queue()
+        self.go = asyncio.Semaphore(0)
+
+    async def CreateExecution(self, request: execution_pb2.ExecutionCreateRequest, context: Any) -> str:
+        self.entered.put_nowait(request.project)
+        await self.go.acquire()
+        return request.project
+
+
+def ask(slow: Slow, project: str, *, child: bool = False) -> asyncio.Task[str]:
+    request = execution_pb2.ExecutionCreateRequest(project=project)
+    if child:
+        request.spec.metadata.mode = execution_pb2.ExecutionMetadata.CHILD_WORKFLOW
+        request.spec.metadata.parent_node_execution.node_id = "n0"
+    return asyncio.ensure_future(slow.CreateExecution(request, None))
+
+
+async def test_a_burst_of_one_project_leaves_places_for_others_at_once() -> None:
+    slow = Slow()
+    limit(slow, LimitsConfig(requests_in_flight=4), ManualClock())
+    burst = [ask(slow, "crowd") for _ in range(500)]
+    async with asyncio.timeout(10):
+        assert [await slow.entered.get() for _ in range(2)] == ["crowd", "crowd"]
+        others = [ask(slow, "few") for _ in range(3)]
+        assert [await slow.entered.get() for _ in range(2)] == ["few", "few"]
+        assert slow.entered.empty()
+        slow.go.release()
+        assert await slow.entered.get() in ("crowd", "few")
+        burst[-1].cancel()
+        for _ in range(600):
+            slow.go.release()
+        assert await asyncio.gather(*others) == ["few"] * 3
+        assert (await asyncio.gather(*burst, return_exceptions=True)).count("crowd") == 499
+
+
+async def test_too_many_that_wait_are_refused_but_children_never(build: Any) -> None:
+    slow = Slow()
+    limit(slow, LimitsConfig(requests_in_flight=1, requests_waiting=2), ManualClock())
+    tasks = [ask(slow, "crowd") for _ in range(3)]
+    async with asyncio.timeout(10):
+        await slow.entered.get()
+        with pytest.raises(ResourceExhausted, match="2 requests of project crowd wait already; send fewer at once"):
+            await ask(slow, "crowd")
+        tasks += [ask(slow, "crowd", child=True), ask(slow, "few")]
+        for _ in tasks:
+            slow.go.release()
+        assert await asyncio.gather(*tasks) == ["crowd"] * 4 + ["few"]
+
+
+class TestBudgets:
+    @pytest.fixture
+    def config(self) -> AdminConfig:
+        return AdminConfig.model_validate(
+            {
+                "flyte": {"admin": {"seed_projects": ["flytesnacks", "other"]}},
+                "limits": {"request_budget": {"requests_per_second": 0.5, "burst": 12}},
+            }
+        )
+
+    async def test_one_that_is_used_up_says_when_to_come_again(self, platform: Any, build: Any) -> None:
+        await platform.stub.CreateTask(build.task_request())  # 1
+        await platform.stub.CreateWorkflow(build.workflow_request())  # 5
+        await platform.stub.CreateLaunchPlan(build.launch_plan_request())  # 1
+        for at in range(5):
+            await platform.stub.CreateExecution(build.execution_request(f"e{at}"))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await platform.stub.CreateExecution(build.execution_request("e5"))
+        assert caught.value.code() is CODE.RESOURCE_EXHAUSTED
+        assert caught.value.details() == (
+            "project flytesnacks has used up its budget of 0.5 requests per second (at most 12 at once): try again in "
+            "2.00 s, send fewer requests, or let an operator raise limits.requestBudget"
+        )
+        (trailer,) = [value for key, value in caught.value.trailing_metadata() if key == "grpc-status-details-bin"]
+        (detail,) = Status.FromString(trailer).details
+        info = RetryInfo()
+        assert detail.Unpack(info)
+        assert info.retry_delay.ToTimedelta().total_seconds() == 2.0
+        listing = common_pb2.ResourceListRequest(limit=1)
+        listing.id.project, listing.id.domain = "flytesnacks", "development"
+        with pytest.raises(grpc.aio.AioRpcError):
+            await platform.stub.ListExecutions(listing)
+        listing.id.project = "other"
+        await platform.stub.ListExecutions(listing)
+        await platform.stub.ListProjects(project_pb2.ProjectListRequest(limit=1))
+        await platform.stub.GetExecution(execution_pb2.WorkflowExecutionGetRequest(id=build.key("e0")))
+        await platform.clock.advance(2)
+        await platform.stub.CreateExecution(build.execution_request("e5"))
+
+    async def test_what_a_node_launches_takes_none(self, platform: Any, build: Any) -> None:
+        for at in range(15):
+            request = build.execution_request(f"e{at}", build.identifier(ResourceType.LAUNCH_PLAN, "unknown"))
+            request.spec.metadata.mode = execution_pb2.ExecutionMetadata.CHILD_WORKFLOW
+            request.spec.metadata.parent_node_execution.node_id = "n0"
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await platform.stub.CreateExecution(request)
+            assert caught.value.code() is CODE.NOT_FOUND
