@@ -1,6 +1,7 @@
 """What a bus promises: one contract for every adapter."""
 
 import asyncio
+import signal
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -8,13 +9,16 @@ from datetime import timedelta
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from nats import connect
 
-from aerodrome.stdlib.errors import InvalidArgument, NotFound
+from aerodrome.stdlib.errors import InvalidArgument, NotFound, Unavailable
 from aerodrome.stdlib.postgres.outbox import OUTBOX_DDL, Outbox, OutboxRelay
 from aerodrome.stdlib.postgres.testing import ServerForTests, fresh_database
 from aerodrome.stdlib.pubsub.bus import Bus, Message, Subscription, from_outbox
 from aerodrome.stdlib.pubsub.memory import MemoryBus
+from aerodrome.stdlib.pubsub.nats import NatsBus
 from aerodrome.stdlib.pubsub.postgres import PUBSUB_DDL, PostgresBus
+from aerodrome.stdlib.pubsub.testing import NatsServer
 
 QUICK = timedelta(milliseconds=20)
 
@@ -335,6 +339,60 @@ class TestPostgresBus(BusContract):
                 await asyncio.sleep(0.02)
                 await here.publish("t", b"x")
                 assert (await waiting).body == b"x"
+
+
+class TestNatsBus(BusContract):
+    @pytest.fixture
+    async def server(self, nats: NatsServer) -> NatsServer:
+        """The server without any stream: names of topics repeat from test to test."""
+        client = await connect(nats.url)
+        jetstream = client.jetstream()
+        for stream in await jetstream.streams_info():
+            await jetstream.delete_stream(str(stream.config.name))
+        await client.close()
+        return nats
+
+    @pytest.fixture
+    async def bus(self, server: NatsServer) -> AsyncIterator[Bus]:
+        async with NatsBus([server.url], max_attempts=3, poll=QUICK) as bus:
+            yield bus
+
+    @pytest.fixture
+    async def quick(self, server: NatsServer) -> AsyncIterator[Bus]:
+        async with NatsBus([server.url], max_attempts=3, poll=QUICK, ack_wait=timedelta(milliseconds=50)) as bus:
+            yield bus
+
+    @pytest.fixture
+    async def unhurried(self, server: NatsServer) -> AsyncIterator[Bus]:
+        async with NatsBus([server.url], max_attempts=3, poll=QUICK, ack_wait=timedelta(seconds=1)) as bus:
+            yield bus
+
+    @pytest.fixture
+    async def small(self, server: NatsServer) -> AsyncIterator[Bus]:
+        async with NatsBus([server.url], poll=QUICK, backlog=3) as bus:
+            yield bus
+
+    async def test_nothing_is_lost_when_the_server_is_killed_and_comes_back(self, server: NatsServer) -> None:
+        async with NatsBus([server.url], poll=QUICK) as bus, bus.subscribe("t", "g") as reader:
+            await bus.publish("t", b"1", key="k")
+            await bus.publish("t", b"2", key="k")
+            server.stop(signal.SIGKILL)
+            with pytest.raises(Unavailable):
+                await bus.publish("t", b"lost and said so", key="k")
+            server.start()
+            async with asyncio.timeout(60):
+                while True:
+                    try:
+                        await bus.publish("t", b"3", key="k", id="third")
+                        break
+                    except Unavailable:
+                        await asyncio.sleep(0.05)
+            bodies: list[bytes] = []
+            while b"3" not in bodies:
+                message = await soon(reader)
+                bodies.append(message.body)
+                await reader.ack(message)
+            assert [body for body in bodies if len(body) == 1] == [b"1", b"2", b"3"]
 
 
 @pytest.mark.parametrize("kind", ["memory", "postgres"])

@@ -7,8 +7,8 @@ time of the file it belongs to, so that it outlives restarts and is void once th
 kept: whoever serves a file goes by its name.
 
 Small objects are read and written right on the event loop: that takes tens of microseconds, less than handing the work
-to a thread.  As soon as one such access takes longer than `SLOW_SECONDS` (a cold or distant disk), everything goes to
-threads for a while.
+to a thread.  As soon as such accesses take longer than `SLOW_SECONDS` (a cold or distant disk), everything goes to
+threads for a while; a single one may only have lost the processor.
 """
 
 from __future__ import annotations
@@ -40,10 +40,21 @@ INLINE_BYTES = 64 * 2**10
 SLOW_SECONDS = 0.005
 """An access on the event loop that takes longer than this sends the following ones to threads."""
 
+SLOW_IN_A_ROW = 3
+"""How many slow accesses, with fewer than `QUICK_BETWEEN` quick ones between them, are no accident."""
+
+QUICK_BETWEEN = 100
+
+VERY_SLOW_SECONDS = 0.05
+"""An access this slow is enough by itself."""
+
 CAUTION_SECONDS = 10.0
 """For how long."""
 
 LIST_BATCH = 256
+
+FREEZE_INLINE = 8
+"""A directory with up to this many files, and nothing below, is made read-only without a thread."""
 
 
 class LocalStorage:
@@ -119,7 +130,9 @@ class LocalStorage:
         await asyncio.to_thread(self._copy, origin, source, self._roots.locate(destination), destination)
 
     async def freeze(self, prefix: str) -> None:
-        await asyncio.to_thread(self._freeze, self._roots.locate(prefix), prefix)
+        place = self._roots.locate(prefix)
+        if not await self._pace.run(self._freeze_small, place):
+            await asyncio.to_thread(self._freeze, place, prefix)
 
     async def sign_upload(
         self,
@@ -289,6 +302,24 @@ class LocalStorage:
         finally:
             os.close(fd)
 
+    def _freeze_small(self, place: Place) -> bool:
+        """Whether it is a directory of a few files, which is read-only now."""
+        if not place.parts:
+            return False
+        try:
+            with self._roots.directory(place) as (fd, real):
+                with os.scandir(fd) as found:
+                    entries = list(islice(found, FREEZE_INLINE + 1))
+                if len(entries) > FREEZE_INLINE or not all(each.is_file(follow_symlinks=False) for each in entries):
+                    return False
+                for entry in entries:
+                    with self._roots.file(Place(real.root, (*real.parts, entry.name))) as (file, info, _):
+                        os.fchmod(file, info.st_mode & ~0o222)
+                os.fchmod(fd, os.fstat(fd).st_mode & ~0o222)
+        except (OSError, NotFound):
+            return False  # whatever it is, the thorough way finds it too, and says so
+        return True
+
     def _freeze(self, place: Place, prefix: str) -> None:
         try:
             with translated(prefix), self._roots.file(place) as (fd, info, _):
@@ -429,6 +460,8 @@ class _Pace:
     def __init__(self) -> None:
         self._careful_until = 0.0
         self._spent = 0.0
+        self._slow = 0
+        self._quick = 0
 
     async def run(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         started = time.perf_counter()
@@ -444,7 +477,13 @@ class _Pace:
             took = time.perf_counter() - started
             self._spent += took
             if took > SLOW_SECONDS:
-                self._careful_until = started + CAUTION_SECONDS
+                self._slow = 1 if self._quick >= QUICK_BETWEEN else self._slow + 1
+                self._quick = 0
+                if self._slow >= SLOW_IN_A_ROW or took > VERY_SLOW_SECONDS:
+                    self._slow = 0
+                    self._careful_until = started + CAUTION_SECONDS
+            else:
+                self._quick += 1
 
 
 def _read_all(fd: int, reference: str, limit: int) -> bytes:
