@@ -15,7 +15,7 @@ import grpc
 import pytest
 from aiohttp import web
 from flyteidl.admin import event_pb2, execution_pb2, launch_plan_pb2, project_pb2, task_pb2, workflow_pb2
-from flyteidl.core.identifier_pb2 import Identifier, ResourceType, WorkflowExecutionIdentifier
+from flyteidl.core.identifier_pb2 import Identifier, WorkflowExecutionIdentifier
 from flyteidl.core.literals_pb2 import Literal
 from flyteidl.service.admin_pb2_grpc import AdminServiceStub
 from flyteidl.service.dataproxy_pb2_grpc import DataProxyServiceStub
@@ -124,9 +124,7 @@ class Served:
 
 
 def identifier(kind: str, name: str, version: str = "v1") -> Identifier:
-    return Identifier(
-        resource_type=ResourceType.Value(kind), project=PROJECT, domain=DOMAIN, name=name, version=version
-    )
+    return Identifier(resource_type=kind, project=PROJECT, domain=DOMAIN, name=name, version=version)
 
 
 def reference(kind: str, name: str) -> dict[str, Any]:
@@ -181,9 +179,9 @@ async def served(
         background = asyncio.create_task(admin.run())
         try:
             yield Served(
-                AdminServiceStub(channel),  # type: ignore[no-untyped-call]
-                SignalServiceStub(channel),  # type: ignore[no-untyped-call]
-                DataProxyServiceStub(channel),  # type: ignore[no-untyped-call]
+                AdminServiceStub(channel),
+                SignalServiceStub(channel),
+                DataProxyServiceStub(channel),
                 JournalServiceStub(channel),
                 database,
                 storage,

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 _numbers = itertools.count(1)
 
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "TASK_RESOURCE": {"taskResourceAttributes": {"defaults": {"cpu": "500m"}, "limits": {"memory": "2Gi"}}},
     "CLUSTER_RESOURCE": {"clusterResourceAttributes": {"attributes": {"projectQuotaCpu": "9"}}},
     "EXECUTION_QUEUE": {"executionQueueAttributes": {"tags": ["fast", "cheap"]}},
@@ -293,7 +293,7 @@ async def test_an_unknown_kind_is_refused(platform: Served, project: str) -> Non
     for at in levels(platform, project):
         assert await refused(at.get(99)) == ("INVALID_ARGUMENT", "invalid value for resource_type")
         assert await refused(at.delete(99)) == ("INVALID_ARGUMENT", "invalid value for resource_type")
-    request = ListMatchableAttributesRequest(resource_type=99)
+    request = ListMatchableAttributesRequest(resource_type=99)  # type: ignore[arg-type]  # an open enum's number
     assert await refused(platform.admin.ListMatchableAttributes(request)) == (
         "INVALID_ARGUMENT",
         "invalid value for resource_type",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -102,29 +103,30 @@ class Holder:
     """A data plane that holds what there is."""
 
     def __init__(self, platform: Served, session_id: int) -> None:
-        self._journal = platform.journal
         self._session_id = session_id
-        self._stream = self._journal.Lease(journal_pb2.LeaseRequest(session_id=session_id, capacity=1000))
+        self._stream = platform.journal.Lease(journal_pb2.LeaseRequest(session_id=session_id, capacity=1000))
 
     @classmethod
-    async def open(cls, platform: Served) -> Holder:
+    @asynccontextmanager
+    async def open(cls, platform: Served) -> AsyncIterator[Holder]:
         cluster = await platform.database.fetchval("SELECT cluster FROM leases ORDER BY execution_id DESC LIMIT 1")
         request = journal_pb2.OpenSessionRequest(cluster=cluster, holder=f"holder-{next(_numbers)}")
-        return cls(platform, (await platform.journal.OpenSession(request)).session_id)
+        holder = cls(platform, (await platform.journal.OpenSession(request)).session_id)
+        try:
+            yield holder
+        finally:
+            holder._stream.cancel()
+            await platform.journal.CloseSession(journal_pb2.CloseSessionRequest(session_id=holder._session_id))
 
     async def assignment(self, execution: WorkflowExecutionIdentifier) -> journal_pb2.Assignment:
         while (item := await self._next()).assignment.name != execution.name:
             pass
         return item.assignment
 
-    async def control(self) -> journal_pb2.Control:
-        while (item := await self._next()).WhichOneof("item") != "control":
+    async def control(self, execution_id: int) -> journal_pb2.Control:
+        while (item := await self._next()).control.execution_id != execution_id:
             pass
         return item.control
-
-    async def close(self) -> None:
-        self._stream.cancel()
-        await self._journal.CloseSession(journal_pb2.CloseSessionRequest(session_id=self._session_id))
 
     async def _next(self) -> journal_pb2.LeaseResponse:
         async with asyncio.timeout(20):
@@ -139,20 +141,16 @@ SET = journal_pb2.SignalSet(signal_id="yes", value=YES.SerializeToString())
 async def test_the_holder_is_told_and_the_next_holder_too(
     platform: Served, execution: WorkflowExecutionIdentifier
 ) -> None:
-    one = await Holder.open(platform)
-    assignment = await one.assignment(execution)
-    assert not assignment.signals
-    await make(platform, execution)
-    await make(platform, execution, "other", INTEGER)
-    await put(platform, execution)
-    control = await one.control()
-    assert (control.execution_id, control.signal) == (assignment.execution_id, SET)
-    await put(platform, execution)
-    await one.close()
-
-    two = await Holder.open(platform)
-    assert list((await two.assignment(execution)).signals) == [SET]
-    await two.close()
+    async with Holder.open(platform) as one:
+        assignment = await one.assignment(execution)
+        assert not assignment.signals
+        await make(platform, execution)
+        await make(platform, execution, "other", INTEGER)
+        await put(platform, execution)
+        assert (await one.control(assignment.execution_id)).signal == SET
+        await put(platform, execution)
+    async with Holder.open(platform) as two:
+        assert list((await two.assignment(execution)).signals) == [SET]
 
 
 async def test_a_value_set_before_the_execution_is_leased_is_in_its_assignment(
@@ -160,9 +158,8 @@ async def test_a_value_set_before_the_execution_is_leased_is_in_its_assignment(
 ) -> None:
     await make(platform, execution)
     await put(platform, execution)
-    holder = await Holder.open(platform)
-    assert list((await holder.assignment(execution)).signals) == [SET]
-    await holder.close()
+    async with Holder.open(platform) as holder:
+        assert list((await holder.assignment(execution)).signals) == [SET]
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,7 @@ from aerodrome.admin.repositories.sources import (
 )
 from aerodrome.admin.repositories.task_executions import TaskExecutionViews
 from aerodrome.admin.transformers.reading import (
+    add_items,
     fill_description_entity,
     fill_execution,
     fill_launch_plan,
@@ -81,11 +82,13 @@ from aerodrome.admin.transformers.reading import (
     fill_task_execution,
 )
 from aerodrome.stdlib.errors import InvalidArgument
-from aerodrome.stdlib.postgres.database import Database
+from aerodrome.stdlib.postgres.database import Database, Record
 
 HIDDEN_NAMES = join([Expression("not_like", "name", ".flytegen%")])
 """What a list of names asks for when nothing is asked for: not the entities that were generated for single tasks."""
 STATE_ACTIVE = 0
+MAX_SHOWN_ITEMS = 2_000
+"""Most items of a map in its task execution: those that failed and those that run are shown first."""
 REMEMBERED_KEYS = 4_096
 """How many executions' numbers are remembered; a name never comes to mean another execution."""
 
@@ -122,7 +125,8 @@ class ReadingManager:
         """An attempt in full.  Raises InvalidArgument for an incomplete key, NotFound."""
         check_task_execution_id(key)
         row = await self._tasks.get(key)
-        return fill_task_execution(TaskExecution(), key.node_execution_id.execution_id, row)
+        found = fill_task_execution(TaskExecution(), key.node_execution_id.execution_id, row)
+        return await self._with_items(found, row) if row["has_items"] else found
 
     async def list_executions(self, request: ResourceListRequest) -> ExecutionList:
         """Executions of a project and domain; archived ones only when the filters speak of an execution's state."""
@@ -175,8 +179,16 @@ class ReadingManager:
         page = await list_page(self._db, TASK_EXECUTIONS, scope, _ask("ListTaskExecutions", request))
         answer = TaskExecutionList(token=page.token)
         for row in page.rows:
-            fill_task_execution(answer.task_executions.add(), node.execution_id, row)
+            found = fill_task_execution(answer.task_executions.add(), node.execution_id, row)
+            if row["has_items"]:
+                await self._with_items(found, row)
         return answer
+
+    async def _with_items(self, attempt: TaskExecution, row: Record) -> TaskExecution:
+        """The newest attempt of a map with its items, as far as they are shown there; a paged rpc has all of them."""
+        counts = await self._tasks.count_items(row["execution_id"], row["node_id"])
+        items = await self._tasks.list_items(row["execution_id"], row["node_id"], MAX_SHOWN_ITEMS)
+        return add_items(attempt, counts, items)
 
     async def list_tasks(self, request: ResourceListRequest) -> TaskList:
         """Registered tasks, all versions."""

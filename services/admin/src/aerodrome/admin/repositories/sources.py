@@ -99,7 +99,11 @@ TASK_EXECUTIONS = Source(
     select=(
         "te.node_id, te.retry_attempt, te.project, te.domain, te.name, te.version, te.input_uri, te.closure, "
         "EXISTS (SELECT 1 FROM node_executions child WHERE child.execution_id = te.execution_id "
-        "AND child.parent_task_execution_id = te.id AND child.phase <> '') AS is_parent"
+        "AND child.parent_task_execution_id = te.id AND child.phase <> '') AS is_parent, te.execution_id, "
+        "EXISTS (SELECT 1 FROM node_items item WHERE item.execution_id = te.execution_id "
+        "AND item.node_id = te.node_id) AND NOT EXISTS (SELECT 1 FROM task_executions later "
+        "WHERE later.execution_id = te.execution_id AND later.node_id = te.node_id "
+        "AND later.retry_attempt > te.retry_attempt AND later.phase <> '') AS has_items"
     ),
     table="task_executions te",
     tie=("id",),

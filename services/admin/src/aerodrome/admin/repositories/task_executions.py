@@ -34,6 +34,14 @@ class TaskExecutionViews:
             raise not_found("task execution", key)
         return row
 
+    async def count_items(self, execution_id: int, node_id: str) -> dict[int, int]:
+        """How many items of a map are in each phase (a `core.TaskExecution.Phase`)."""
+        return {row["phase"]: row["count"] for row in await self._db.fetch(_SQL.count_items, execution_id, node_id)}
+
+    async def list_items(self, execution_id: int, node_id: str, limit: int) -> list[Record]:
+        """Up to `limit` items of a map, those first that people look for: failed, then running."""
+        return list(await self._db.fetch(_SQL.list_items, execution_id, node_id, limit))
+
     async def find_task(self, node: NodeExecutionIdentifier, retry_attempt: int) -> Identifier | None:
         """The task that an attempt of a node ran; None if there was no such attempt."""
         execution = node.execution_id

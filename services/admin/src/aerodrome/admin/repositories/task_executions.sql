@@ -4,7 +4,14 @@ SELECT te.id, te.execution_id, te.node_id, te.retry_attempt, te.project, te.doma
        EXISTS (
            SELECT 1 FROM node_executions child
            WHERE child.execution_id = te.execution_id AND child.parent_task_execution_id = te.id AND child.phase <> ''
-       ) AS is_parent
+       ) AS is_parent,
+       EXISTS (
+           SELECT 1 FROM node_items item WHERE item.execution_id = te.execution_id AND item.node_id = te.node_id
+       ) AND NOT EXISTS (
+           SELECT 1 FROM task_executions later
+           WHERE later.execution_id = te.execution_id AND later.node_id = te.node_id
+             AND later.retry_attempt > te.retry_attempt AND later.phase <> ''
+       ) AS has_items
 FROM executions e
 JOIN task_executions te ON te.execution_id = e.execution_id AND te.phase <> ''
 WHERE e.execution_project = $1 AND e.execution_domain = $2 AND e.execution_name = $3
@@ -19,3 +26,18 @@ WHERE e.execution_project = $1 AND e.execution_domain = $2 AND e.execution_name 
   AND te.node_id = $4 AND te.retry_attempt = $5
 ORDER BY te.id DESC
 LIMIT 1
+
+-- name: count_items
+SELECT item.phase, count(*) AS count
+FROM node_items item
+WHERE item.execution_id = $1 AND item.node_id = $2
+GROUP BY item.phase
+
+-- name: list_items
+-- up to $3 of them: those that failed, then those that run, then those that wait or were aborted, then the others
+SELECT item.item_index, item.attempt, item.phase, item.cache_status, item.error, item.log_uri
+FROM node_items item
+WHERE item.execution_id = $1 AND item.node_id = $2
+ORDER BY CASE WHEN item.phase IN (5, 8) THEN 0 WHEN item.phase = 2 THEN 1 WHEN item.phase = 3 THEN 3 ELSE 2 END,
+    item.item_index
+LIMIT $3

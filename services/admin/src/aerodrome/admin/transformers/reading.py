@@ -7,6 +7,8 @@ Source: spec/control-plane.md, sections 1.6, 5.2, 6.5 and 6.6.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from flyteidl.admin.common_pb2 import NamedEntity, NamedEntityIdentifier
 from flyteidl.admin.description_entity_pb2 import DescriptionEntity
 from flyteidl.admin.execution_pb2 import EXECUTION_ACTIVE, Execution
@@ -16,13 +18,16 @@ from flyteidl.admin.task_execution_pb2 import TaskExecution
 from flyteidl.admin.task_pb2 import Task
 from flyteidl.admin.workflow_pb2 import Workflow
 from flyteidl.core.execution_pb2 import ExecutionError
+from flyteidl.core.execution_pb2 import TaskExecution as CoreTaskExecution
 from flyteidl.core.identifier_pb2 import Identifier, ResourceType, WorkflowExecutionIdentifier
+from flyteidl.event.event_pb2 import ExternalResourceInfo
 from google.protobuf.message import Message
 
 from aerodrome.stdlib.postgres.database import Record
 
 LISTED_ERROR_BYTES = 100
 """How much of an error message the lists of executions and node executions show."""
+_TASK_PHASES = {value.number: str(value.name) for value in CoreTaskExecution.Phase.DESCRIPTOR.values}
 
 
 def fill_execution(target: Execution, row: Record) -> Execution:
@@ -90,6 +95,44 @@ def fill_task_execution(target: TaskExecution, execution: WorkflowExecutionIdent
     _merge(target.closure, row["closure"])
     target.is_parent = row["is_parent"]
     return target
+
+
+def add_items(target: TaskExecution, counts: Mapping[int, int], rows: Iterable[Record]) -> TaskExecution:
+    """Show the items of a map in its attempt: those of `rows`, and in `custom_info` how many there are of each phase.
+
+    What the engine itself reported of an item, such as its logs, stays where it is about the same attempt of it.
+    """
+    metadata = target.closure.metadata
+    reported = {(each.index, each.retry_attempt): each for each in metadata.external_resources}
+    node = target.id.node_execution_id
+    prefix = f"{node.execution_id.name}-{node.node_id}-{target.id.retry_attempt}"
+    items = [
+        _item(f"{prefix}-n{row['item_index']}-{row['attempt']}", row, reported.get((row["item_index"], row["attempt"])))
+        for row in sorted(rows, key=lambda row: int(row["item_index"]))
+    ]
+    del metadata.external_resources[:]
+    metadata.external_resources.extend(items)
+    summary = target.closure.custom_info.get_or_create_struct("items")
+    summary["total"] = sum(counts.values())
+    summary["shown"] = len(items)
+    for phase in sorted(counts):
+        summary[_TASK_PHASES[phase]] = counts[phase]
+    return target
+
+
+def _item(external_id: str, row: Record, reported: ExternalResourceInfo | None) -> ExternalResourceInfo:
+    item = ExternalResourceInfo() if reported is None else reported
+    item.external_id = item.external_id or external_id
+    item.index = row["item_index"]
+    item.retry_attempt = row["attempt"]
+    item.phase = row["phase"]
+    item.cache_status = row["cache_status"]
+    if row["log_uri"] and not item.logs:
+        item.logs.add(uri=row["log_uri"], name=f"Log {row['item_index']}-{row['attempt']}")
+    if row["error"]:
+        error = _cut(ExecutionError.FromString(row["error"]))
+        item.custom_info.update({"error": {"code": error.code, "message": error.message}})
+    return item
 
 
 def fill_task(target: Task, row: Record) -> Task:
@@ -169,8 +212,9 @@ def _fill_identifier(target: Identifier, resource_type: ResourceType, row: Recor
     target.version = row["version"]
 
 
-def _cut(error: ExecutionError) -> None:
+def _cut(error: ExecutionError) -> ExecutionError:
     """Keep what fits into `LISTED_ERROR_BYTES`, in whole characters."""
     encoded = error.message.encode()
     if len(encoded) > LISTED_ERROR_BYTES:
         error.message = encoded[:LISTED_ERROR_BYTES].decode(errors="ignore")
+    return error
