@@ -26,6 +26,12 @@ DESCRIPTORS = frozenset({"@hourly", "@daily", "@midnight", "@weekly", "@monthly"
 _MONTHS = {name: at for at, name in enumerate(
     ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"), start=1)}  # fmt: skip
 _DAYS = {name: at for at, name in enumerate(("sun", "mon", "tue", "wed", "thu", "fri", "sat"))}
+_LONGEST_MONTHS = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+_SDK_ALIASES = {
+    "hourly": "@hourly", "hours": "@hourly", "daily": "@daily", "days": "@daily", "weekly": "@weekly",
+    "weeks": "@weekly", "monthly": "@monthly", "months": "@monthly", "yearly": "@yearly", "annually": "@annually",
+}  # fmt: skip
+"""What flytekit's own check lets through beside the descriptors; the scheduler knows them too."""
 _MAX_EXPRESSION_CHARS = 255
 
 
@@ -113,15 +119,18 @@ def _check_cron(expression: str) -> None:
         text = text.strip()
     if not text:
         raise _Reason("empty spec string")
+    text = _SDK_ALIASES.get(text, text)
     if text.startswith("@"):
         _check_descriptor(text)
         return
     parts = text.split()
     if len(parts) != len(_FIELDS):
         raise _Reason(f"expected exactly {len(_FIELDS)} fields, found {len(parts)}: [{shown(text)}]")
-    for field, part in zip(_FIELDS, parts, strict=True):
-        for item in part.split(","):
-            _check_item(field, item)
+    _, _, (days, every_day), (months, _), (_, every_weekday) = (
+        _values(field, part) for field, part in zip(_FIELDS, parts, strict=True)
+    )
+    if (every_day or every_weekday) and min(days) > max(_LONGEST_MONTHS[month - 1] for month in months):
+        raise _Reason(f"no month that it names has such a day: [{shown(text)}]")
 
 
 def _check_zone(name: str) -> None:
@@ -143,17 +152,27 @@ def _check_descriptor(text: str) -> None:
         raise _Reason(f"unrecognized descriptor: {shown(text)}")
 
 
-def _check_item(field: _Field, item: str) -> None:
-    span, slash, step = item.partition("/")
-    if slash and (not _is_number(step) or int(step) == 0):
-        raise _Reason(f"the step of the {field.name} has to be a positive number: {shown(item)}")
-    if span in ("*", "?"):
-        return
-    first, dash, last = span.partition("-")
-    low = _number(field, first, item)
-    high = _number(field, last, item) if dash else low
-    if low > high:
-        raise _Reason(f"the beginning of the {field.name} is beyond its end: {shown(item)}")
+def _values(field: _Field, part: str) -> tuple[set[int], bool]:
+    """What a field allows, and whether it has its star, which a step takes away."""
+    values: set[int] = set()
+    star = False
+    for item in part.split(","):
+        span, slash, step = item.partition("/")
+        if slash and (not _is_number(step) or int(step) == 0):
+            raise _Reason(f"the step of the {field.name} has to be a positive number: {shown(item)}")
+        by = int(step) if slash else 1
+        low, high = field.low, field.high
+        if span in ("*", "?"):
+            star = star or by == 1
+        else:
+            first, dash, last = span.partition("-")
+            low = _number(field, first, item)
+            if dash or not slash:
+                high = _number(field, last, item) if dash else low
+        if low > high:
+            raise _Reason(f"the beginning of the {field.name} is beyond its end: {shown(item)}")
+        values.update(range(low, high + 1, by))
+    return values, star
 
 
 def _number(field: _Field, text: str, item: str) -> int:

@@ -119,6 +119,7 @@ class LaunchPlanManager:
                 f"Unrecognized launch plan state {request.state} for update for launch plan [{proto_text(request.id)}]"
             )
         activate = request.state == LaunchPlanState.ACTIVE
+        now = self._clock.now()
         async with self._db.transaction() as conn:
             launch_plans = LaunchPlanRepository(conn)
             await launch_plans.lock_name(request.id)
@@ -128,14 +129,14 @@ class LaunchPlanManager:
             former = await launch_plans.find_active(request.id) if activate else None
             if former is not None and former.id != found.id:
                 await launch_plans.disable_schedule(former.message.id)
-                await launch_plans.set_state(former.message.id, LaunchPlanState.INACTIVE)
+                await launch_plans.set_state(former.message.id, LaunchPlanState.INACTIVE, now)
                 await _announce(Outbox(conn), former.message.id, LaunchPlanState.INACTIVE)
             schedule = found.message.spec.entity_metadata.schedule
             if not activate:
                 await launch_plans.disable_schedule(request.id)
             elif schedule_type(schedule) != "NONE":
                 await launch_plans.enable_schedule(request.id, schedule)
-            await launch_plans.set_state(request.id, request.state)
+            await launch_plans.set_state(request.id, request.state, now)
             await _announce(Outbox(conn), request.id, request.state)
 
 

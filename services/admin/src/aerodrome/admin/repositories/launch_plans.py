@@ -123,9 +123,9 @@ class LaunchPlanRepository:
         """Keep others from changing which version under this name is active, until the transaction ends."""
         await self._conn.execute(_SQL.lock_name, identifier.project, identifier.domain, identifier.name)
 
-    async def set_state(self, identifier: Identifier, state: int) -> None:
-        """Activate or deactivate one version."""
-        await self._conn.execute(_SQL.set_state, *_key(identifier), state)
+    async def set_state(self, identifier: Identifier, state: int, at: datetime) -> None:
+        """Activate or deactivate one version; `at` is kept if that changes anything, and fixed rates count from it."""
+        await self._conn.execute(_SQL.set_state, *_key(identifier), state, at)
 
     async def enable_schedule(self, identifier: Identifier, schedule: Schedule) -> None:
         """Let the scheduler fire a version from now on."""

@@ -35,8 +35,8 @@ WHERE l.project = $1 AND l.domain = $2 AND l.name = $3 AND l.version = $4;
 SELECT pg_advisory_xact_lock(hashtextextended('launch_plans' || chr(31) || $1 || chr(31) || $2 || chr(31) || $3, 0));
 
 -- name: set_state
-UPDATE launch_plans SET state = $5, updated_at = now()
-WHERE project = $1 AND domain = $2 AND name = $3 AND version = $4;
+UPDATE launch_plans SET state = $5, updated_at = $6
+WHERE project = $1 AND domain = $2 AND name = $3 AND version = $4 AND state <> $5;
 
 -- name: enable_schedule
 INSERT INTO schedulable_entities (
