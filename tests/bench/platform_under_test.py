@@ -50,6 +50,11 @@ class Platform:
         self._admin: Any = None
         self._names = 0
 
+    @property
+    def admin(self) -> Any:
+        """The stub of its AdminService, while it runs."""
+        return self._admin
+
     def start(self) -> float:
         """Seconds from the command to ready."""
         begun = time.perf_counter()

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 from flyteidl.core import errors_pb2, literals_pb2, tasks_pb2
 from google.protobuf.message import DecodeError
@@ -20,6 +21,7 @@ from aerodrome.plugins.api import (
     Outcome,
     Phase,
     PhaseInfo,
+    Plugin,
     PluginError,
     PodPlugin,
     TaskContext,
@@ -44,6 +46,8 @@ from aerodrome.stdlib.logger import get_logger
 
 log = get_logger(__name__)
 
+_NO_POD = "no pod"
+"""Key of a node's memo: its attempts are done by this process alone."""
 _WORK = "work"
 """Key of a node's memo: the task of this process that does the attempt, while it does."""
 _TAIL_LINES = 30
@@ -69,6 +73,8 @@ class TaskHandler:
         self._limits = limits
         self._max_output_bytes = max_output_bytes
         self._keep_pods = keep_pods
+        self._in_process: dict[str, bool] = {}
+        """By plugin."""
 
     async def prepare(self, run: Run, node: NodeState) -> Observation:
         inputs = await run.inputs(node)
@@ -81,15 +87,22 @@ class TaskHandler:
             plugin = self._registry.resolve(task.type, run.plugin_overrides, self._plugins)
         except PluginError:
             return False
-        return isinstance(plugin, InProcessPlugin)
+        return self._is_in_process(plugin)
+
+    def _is_in_process(self, plugin: Plugin) -> bool:
+        """Asked for each attempt, and looking through a protocol's members takes longer than to run an echo."""
+        known = self._in_process.get(plugin.id)
+        if known is None:
+            known = self._in_process[plugin.id] = isinstance(plugin, InProcessPlugin)
+        return known
 
     async def start(self, run: Run, node: NodeState, attempt: int) -> None:
         try:
             task = node.spec.task
             assert task is not None
             plugin = self._registry.resolve(task.type, run.plugin_overrides, self._plugins)
-            if isinstance(plugin, InProcessPlugin):
-                await self._do(run, node, attempt, plugin)
+            if self._is_in_process(plugin):
+                await self._do(run, node, attempt, cast(InProcessPlugin, plugin))
                 return
             if not isinstance(plugin, PodPlugin):
                 raise PluginError(_no_pod(task.type, plugin.id))
@@ -120,6 +133,7 @@ class TaskHandler:
     async def _do(self, run: Run, node: NodeState, attempt: int, plugin: InProcessPlugin) -> None:
         """Have a plugin do the whole attempt here; `abort` cancels it."""
         node.memo[_WORK] = asyncio.current_task()
+        node.memo[_NO_POD] = True
         try:
             context = await self._context(run, node, attempt, with_inputs=True)
             run.post(await self._conclude(run, node, attempt, await plugin.run(context)))
@@ -163,6 +177,8 @@ class TaskHandler:
         return lambda engine, now: engine.aborted(node, attempt, now)
 
     async def finalize(self, run: Run, node: NodeState, attempt: int) -> None:
+        if _NO_POD in node.memo:
+            return
         if self._keep_pods:
             self._hub.forget(run.namespace, self._pod_name(run, node, attempt))
         else:
@@ -246,6 +262,7 @@ class TaskHandler:
         if failure is not None:
             tail = await self._hub.runtime.tail(run.namespace, pod["metadata"]["name"], _TAIL_LINES)
             final = outcome.error_with_log_tail(failure, _own_words(tail))
+            final = replace(final, message=self._hub.runtime.mask(final.message))
             return lambda engine, now: engine.failed(node, attempt, final, now, info)
         await run.literals.storage.freeze(prefix)
         await run.literals.storage.freeze(run.layout.raw_prefix(node, attempt))
