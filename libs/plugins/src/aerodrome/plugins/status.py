@@ -29,7 +29,7 @@ _KILLED: Final = frozenset({137, 247})
 """Exit codes of a container that was ended by SIGKILL."""
 _INFRASTRUCTURE: Final = frozenset({"Shutdown", "Terminated", "NodeShutdown", "NodeAffinity", "Lost"})
 """Reasons for which the machine, not the task, is to blame; `Lost` is an attempt that left no exit status."""
-_HOPELESS: Final = frozenset({"StartError", "UnsatisfiableResources"})
+_HOPELESS: Final = frozenset({"StartError", "UnsatisfiableResources", "SecretNotFound", "SecretUnsafe"})
 """Reasons that another attempt cannot remove."""
 _STARTING: Final = frozenset({"ErrImagePull", "ContainerCreating", "PodInitializing"})
 

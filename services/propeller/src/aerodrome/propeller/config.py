@@ -106,6 +106,15 @@ class PluginsConfig(Section):
     echo: EchoConfig = EchoConfig()
 
 
+class SecretsConfig(Section):
+    """`secrets`: where the secrets are that tasks of the local runtime ask for."""
+
+    secrets_prefix: Path | None = None
+    """Directory with a file `<group>/<key>` for each, which only its owner may read; none if not set."""
+    env_prefix: str = "FLYTE_SECRET_"
+    """What the names of the platform's own environment variables begin with that hold secrets."""
+
+
 class PropellerConfig(Section):
     """Everything that propeller reads."""
 
@@ -115,3 +124,4 @@ class PropellerConfig(Section):
     logger: LoggerConfig = LoggerConfig()
     plugins: PluginsConfig = PluginsConfig()
     tasks: TasksConfig = TasksConfig()
+    secrets: SecretsConfig = SecretsConfig()

@@ -26,6 +26,7 @@ from aerodrome.propeller.nodes.tasks import TaskHandler
 from aerodrome.propeller.nodes.workflows import BranchHandler, EndHandler, SubWorkflowHandler, UnsupportedHandler
 from aerodrome.propeller.pods import PodHub
 from aerodrome.propeller.runtimes import LocalRuntime, Runtime
+from aerodrome.propeller.runtimes.secrets import SecretStore
 from aerodrome.propeller.source import LeaseSource, Session
 from aerodrome.stdlib import logger
 from aerodrome.stdlib.clock import Clock, SystemClock
@@ -173,7 +174,12 @@ async def serve(files: Sequence[Path], overrides: Mapping[str, Any] | None = Non
 def local_runtime(
     config: PropellerConfig, directory: Path, environment: Mapping[str, str], clock: Clock
 ) -> LocalRuntime:
-    """The local runtime as configured; `environment` is given to every task."""
+    """The local runtime as configured; `environment` is given to every task.
+
+    Raises FailedPrecondition if secrets lie about where others can read them.
+    """
+    secrets = SecretStore(config.secrets.secrets_prefix, os.environ, config.secrets.env_prefix)
+    secrets.check()
     section = config.propeller.runtime
     optional: dict[str, Any] = {} if section.python is None else {"python": section.python}
     return LocalRuntime(
@@ -184,5 +190,6 @@ def local_runtime(
         clock=clock,
         grace=section.grace,
         outlive=section.outlive,
+        secrets=secrets,
         **optional,
     )

@@ -80,6 +80,13 @@ def main() -> None:
     metavar="NAME=PATH",
     help="Run tasks of the container image NAME with the Python at PATH; may be repeated.",
 )
+@click.option(
+    "--secrets-dir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=None,
+    help="Directory of the secrets that tasks may ask for: a file <group>/<key> for each, of mode 0600.  "
+    "[default: only FLYTE_SECRET_<GROUP>_<KEY> of the environment]",
+)
 @click.option("--detach", is_flag=True, help="Run in the background; return once it is ready.")
 def up(
     port: int,
@@ -89,6 +96,7 @@ def up(
     config_files: tuple[Path, ...],
     python: Path | None,
     images: tuple[str, ...],
+    secrets_dir: Path | None,
     detach: bool,
 ) -> None:
     """Start the platform.
@@ -105,7 +113,7 @@ def up(
     if detach:
         _detach(where, [argument for argument in sys.argv[1:] if argument != "--detach"])
         return
-    _run(_up(where, host, port, config_files, python, environments))
+    _run(_up(where, host, port, config_files, python, environments, secrets_dir))
 
 
 @main.command()
@@ -175,13 +183,16 @@ async def _up(
     config_files: tuple[Path, ...],
     python: Path | None,
     images: dict[str, Path],
+    secrets_dir: Path | None,
 ) -> None:
     from aerodrome.sandbox.config import read
     from aerodrome.sandbox.database import database
     from aerodrome.stdlib import logger
 
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    config = read(config_files, data_dir=data_dir, host=host, port=port, python=python, images=images)
+    config = read(
+        config_files, data_dir=data_dir, host=host, port=port, python=python, images=images, secrets_dir=secrets_dir
+    )
     logger.configure(config.admin.logger)
 
     def ready(bound: int) -> None:

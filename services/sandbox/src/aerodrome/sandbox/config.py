@@ -52,13 +52,14 @@ def read(
     port: int,
     python: Path | None,
     images: Mapping[str, Path],
+    secrets_dir: Path | None = None,
 ) -> SandboxConfig:
     """The configuration of an instance; raises ConfigError naming file and key of what is wrong.
 
     The defaults of a single machine are a file too, the first, so that any other says otherwise.
     """
     defaults = data_dir / "defaults.yaml"
-    defaults.write_text(_DEFAULTS + yaml.safe_dump(_places(data_dir, python, images)))
+    defaults.write_text(_DEFAULTS + yaml.safe_dump(_places(data_dir, python, images, secrets_dir)))
     layers = [defaults, *files]
     return SandboxConfig(data_dir, host, port, load(AdminConfig, layers), load(PropellerConfig, layers))
 
@@ -68,7 +69,9 @@ _DEFAULTS = """\
 """
 
 
-def _places(data_dir: Path, python: Path | None, images: Mapping[str, Path]) -> dict[str, Any]:
+def _places(
+    data_dir: Path, python: Path | None, images: Mapping[str, Path], secrets_dir: Path | None
+) -> dict[str, Any]:
     runtime: dict[str, Any] = {"directory": str(data_dir / "runtime")}
     if python is not None:
         runtime["python"] = str(python)
@@ -83,4 +86,5 @@ def _places(data_dir: Path, python: Path | None, images: Mapping[str, Path]) -> 
         },
         "logger": {"formatter": {"type": "text"}},
         "propeller": {"runtime": runtime},
+        "secrets": {} if secrets_dir is None else {"secrets-prefix": str(secrets_dir.absolute())},
     }

@@ -44,8 +44,13 @@ def secret_annotations(secrets: Iterable[security_pb2.Secret]) -> dict[str, str]
 
 def secrets_of(pod: V1Pod) -> list[security_pb2.Secret]:
     """The secrets that a pod's annotations ask for, in their order.  Raises InvalidArgument if one cannot be read."""
-    annotations: Mapping[str, str] = pod.get("metadata", {}).get("annotations", {})
+    annotations: Mapping[str, str] = pod.get("metadata", {}).get("annotations") or {}
     return [_decoded(key, annotations[key]) for key in sorted(annotations, key=_number) if key.startswith(_ANNOTATION)]
+
+
+def asks_for_secrets(pod: V1Pod) -> bool:
+    """Whether a pod's annotations ask for any secret."""
+    return any(key.startswith(_ANNOTATION) for key in pod.get("metadata", {}).get("annotations") or ())
 
 
 def variable_name(secret: security_pb2.Secret) -> str:

@@ -39,6 +39,10 @@ class Runtime(Protocol):
         """The last lines that it printed."""
         ...
 
+    def mask(self, text: str) -> str:
+        """`text` without the values of secrets that tasks were given."""
+        ...
+
     async def run(self) -> None:
         """Work until cancelled; drains before it returns."""
         ...

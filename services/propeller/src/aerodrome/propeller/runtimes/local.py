@@ -26,12 +26,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from aerodrome.plugins.pods.secrets import asks_for_secrets, secrets_of
 from aerodrome.propeller.runtimes import pods, zygote, zygotes
 from aerodrome.propeller.runtimes.pods import Key, Machine, Outcome, Plan, Pod, Situation, State
 from aerodrome.propeller.runtimes.records import Directory, Found, Record
+from aerodrome.propeller.runtimes.secrets import Delivery, SecretFolders, SecretRefused, SecretStore
 from aerodrome.propeller.runtimes.slots import Activity, Holder, may_enter
 from aerodrome.stdlib.clock import Clock, SystemClock
-from aerodrome.stdlib.errors import AerodromeError, NotFound, ResourceExhausted, Unavailable
+from aerodrome.stdlib.errors import AerodromeError, InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from aerodrome.stdlib.logger import get_logger
 
 log = get_logger(__name__)
@@ -115,7 +117,7 @@ class LocalRuntime:
     image that `images` (image name, with or without tag, to a Python or the root of an environment) does not list.
     `environment` is given to every task.  `slots` is the number of cores if not given.  `grace` is how long a stop
     waits for what runs, and the time between SIGTERM and SIGKILL where the pod says nothing.  `outlive` is how long
-    tasks go on without the platform.
+    tasks go on without the platform.  `secrets` is where the secrets are that pods ask for.
     """
 
     def __init__(
@@ -130,7 +132,9 @@ class LocalRuntime:
         cache_limit: int = CACHE_LIMIT_BYTES,
         grace: timedelta = GRACE,
         outlive: timedelta = OUTLIVE,
+        secrets: SecretStore | None = None,
     ) -> None:
+        self._secrets = secrets or SecretStore()
         self._directory = Directory(Path(os.path.abspath(directory)))
         cores = len(os.sched_getaffinity(0))
         self._slots = slots if slots is not None else cores
@@ -148,6 +152,7 @@ class LocalRuntime:
             cache=self._directory.root / "cache",
             cache_limit_bytes=cache_limit,
         )
+        self._secret_folders = SecretFolders(self._directory.root)
         self._attempts: dict[Key, _Attempt] = {}
         self._live: dict[Key, _Attempt] = {}
         self._queue: deque[_Attempt] = deque()
@@ -284,6 +289,7 @@ class LocalRuntime:
         """
         try:
             await asyncio.to_thread(self._directory.open)
+            await asyncio.to_thread(self._secret_folders.open)
         except BaseException as error:
             self._open_failure = error
             self._opened.set()
@@ -311,6 +317,8 @@ class LocalRuntime:
                     properly = True
         finally:
             self._group = None
+            if properly:
+                self._secret_folders.close()
             self._directory.close(properly=properly)
             if not self._opened.is_set():
                 self._open_failure = Unavailable("the local runtime ended while it started")
@@ -419,11 +427,33 @@ class LocalRuntime:
             if attempt.state is State.LAUNCHING:
                 await self._end(attempt, self._outcome(pods.STARTED_NOT, "StartError", error.message))
             return
+        folder = self._secret_folders.folder(*attempt.key, self._directory.work(attempt.key))
+        try:
+            secrets = await self._secrets_of(attempt, folder)
+        except SecretRefused as refusal:
+            if attempt.state is State.LAUNCHING:
+                await self._end(attempt, self._outcome(pods.STARTED_NOT, refusal.reason, refusal.message))
+            return
         if attempt.state is not State.LAUNCHING:
             return
         attempt.link = link
         attempt.tries += 1
-        link.send(self._job(attempt, plan, python))
+        job = self._job(attempt, plan, python)
+        job["environment"].update(secrets.environment)
+        job["secrets"] = {"folder": folder, "files": secrets.files}
+        link.send(job)
+
+    async def _secrets_of(self, attempt: _Attempt, folder: str) -> Delivery:
+        """The secrets that a pod asks for, read anew for each attempt.  Raises SecretRefused."""
+        try:
+            wanted = secrets_of(attempt.pod)
+        except InvalidArgument as error:
+            raise SecretRefused("StartError", error.message) from error
+        return await asyncio.to_thread(self._secrets.deliver, wanted, folder) if wanted else Delivery()
+
+    def mask(self, text: str) -> str:
+        """`text` without the values of secrets that tasks were given."""
+        return self._secrets.mask(text)
 
     def _job(self, attempt: _Attempt, plan: Plan, python: Path) -> dict[str, Any]:
         work = self._directory.work(attempt.key)
@@ -566,6 +596,8 @@ class LocalRuntime:
         self._admit()
         if self._opened.is_set():  # otherwise all such directories are removed together
             await asyncio.to_thread(self._directory.clean, attempt.key)
+            if asks_for_secrets(attempt.pod):
+                await asyncio.to_thread(self._secret_folders.remove, *attempt.key)
         attempt.cleaned.set()
 
     async def _write_outcome(self, attempt: _Attempt, outcome: Outcome) -> None:
@@ -664,6 +696,7 @@ class LocalRuntime:
         for found in everything:
             await self._take_over_one(found, running.get(str(found.key)))
         await asyncio.to_thread(self._directory.clean_others, set(self._live))
+        await asyncio.to_thread(self._secret_folders.remove_others, set(self._live))
         for key_text, link in running.items():
             if Key(*key_text.split("/", 1)) not in self._attempts:
                 link.send({"op": "end", "key": key_text, "grace": 0.0, "reason": "Deleted"})

@@ -28,6 +28,7 @@ if __name__ == "__main__":
     del sys.path[0]  # the folder of this file, whose modules would otherwise shadow those of the environment
 
 import atexit
+import base64
 import contextlib
 import ctypes
 import errno
@@ -813,6 +814,7 @@ class Attempt:
         folder: str = job["folder"]
         environment: dict[str, str] = job["environment"]
         _redirect(job["log"])
+        lay_secrets(job["secrets"]["folder"], job["secrets"]["files"])
         for needed in (folder, environment["TMPDIR"]):
             os.makedirs(needed, mode=0o700, exist_ok=True)
         _mark(environment.get(MARKER, ""))
@@ -924,6 +926,18 @@ def _is_waiting(connection: socket.socket) -> bool:
     poll = select.poll()
     poll.register(connection, select.POLLIN)
     return bool(poll.poll(0))
+
+
+def lay_secrets(folder: str, files: Mapping[str, str]) -> None:
+    """Write the secrets of an attempt (base 64, by relative path) where nobody else may read them."""
+    for relative, content in files.items():
+        path = os.path.join(folder, relative)
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(base64.b64decode(content))
 
 
 def _redirect(log: str) -> None:
