@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -14,10 +15,11 @@ from nats import connect
 from aerodrome.stdlib.errors import InvalidArgument, NotFound, Unavailable
 from aerodrome.stdlib.postgres.outbox import OUTBOX_DDL, Outbox, OutboxRelay
 from aerodrome.stdlib.postgres.testing import ServerForTests, fresh_database
+from aerodrome.stdlib.pubsub.aws import AwsBus, AwsSettings
 from aerodrome.stdlib.pubsub.bus import Bus, Message, Subscription, from_outbox
 from aerodrome.stdlib.pubsub.memory import MemoryBus
 from aerodrome.stdlib.pubsub.nats import NatsBus
-from aerodrome.stdlib.pubsub.postgres import PUBSUB_DDL, PostgresBus
+from aerodrome.stdlib.pubsub.postgres import PostgresBus, ensure_tables
 from aerodrome.stdlib.pubsub.testing import NatsServer
 
 QUICK = timedelta(milliseconds=20)
@@ -290,34 +292,34 @@ class TestPostgresBus(BusContract):
     @pytest.fixture
     async def bus(self, postgres_server: ServerForTests) -> AsyncIterator[Bus]:
         async with fresh_database(postgres_server) as database:
-            await database.execute(PUBSUB_DDL)
+            await ensure_tables(database)
             async with PostgresBus(database, max_attempts=3, poll=QUICK) as bus:
                 yield bus
 
     @pytest.fixture
     async def quick(self, postgres_server: ServerForTests) -> AsyncIterator[Bus]:
         async with fresh_database(postgres_server) as database:
-            await database.execute(PUBSUB_DDL)
+            await ensure_tables(database)
             async with PostgresBus(database, max_attempts=3, poll=QUICK, ack_wait=timedelta(milliseconds=50)) as bus:
                 yield bus
 
     @pytest.fixture
     async def unhurried(self, postgres_server: ServerForTests) -> AsyncIterator[Bus]:
         async with fresh_database(postgres_server) as database:
-            await database.execute(PUBSUB_DDL)
+            await ensure_tables(database)
             async with PostgresBus(database, max_attempts=3, poll=QUICK, ack_wait=timedelta(seconds=1)) as bus:
                 yield bus
 
     @pytest.fixture
     async def small(self, postgres_server: ServerForTests) -> AsyncIterator[Bus]:
         async with fresh_database(postgres_server) as database:
-            await database.execute(PUBSUB_DDL)
+            await ensure_tables(database)
             async with PostgresBus(database, poll=QUICK, backlog=3) as bus:
                 yield bus
 
     async def test_handled_and_unclaimed_messages_do_not_pile_up(self, postgres_server: ServerForTests) -> None:
         async with fresh_database(postgres_server) as database:
-            await database.execute(PUBSUB_DDL)
+            await ensure_tables(database)
             async with PostgresBus(database, poll=QUICK) as bus:
                 async with bus.subscribe("t", "a") as one, bus.subscribe("t", "b") as two:
                     await bus.publish("t", b"x")
@@ -328,7 +330,7 @@ class TestPostgresBus(BusContract):
 
     async def test_two_processes_share_a_group_through_wakeups_alone(self, postgres_server: ServerForTests) -> None:
         async with fresh_database(postgres_server) as database:
-            await database.execute(PUBSUB_DDL)
+            await ensure_tables(database)
             slow = timedelta(seconds=60)
             async with (
                 PostgresBus(database, poll=slow) as here,
@@ -395,12 +397,41 @@ class TestNatsBus(BusContract):
             assert [body for body in bodies if len(body) == 1] == [b"1", b"2", b"3"]
 
 
+class TestAwsBus(BusContract):
+    """Each test has names of its own on the one server, since queues cannot be emptied for certain."""
+
+    @pytest.fixture
+    def settings(self, aws: str) -> AwsSettings:
+        return AwsSettings("us-east-1", aws, "key", "secret", prefix=f"a{uuid.uuid4().hex[:6]}")
+
+    @pytest.fixture
+    async def bus(self, settings: AwsSettings) -> AsyncIterator[Bus]:
+        async with AwsBus(settings, max_attempts=3, poll=QUICK) as bus:
+            yield bus
+
+    @pytest.fixture
+    async def quick(self, settings: AwsSettings) -> AsyncIterator[Bus]:
+        async with AwsBus(settings, max_attempts=3, poll=QUICK, ack_wait=timedelta(seconds=1)) as bus:
+            yield bus
+
+    @pytest.fixture
+    async def unhurried(self, settings: AwsSettings) -> AsyncIterator[Bus]:
+        async with AwsBus(settings, max_attempts=3, poll=QUICK, ack_wait=timedelta(seconds=1)) as bus:
+            yield bus
+
+    @pytest.fixture
+    async def small(self, settings: AwsSettings) -> AsyncIterator[Bus]:
+        async with AwsBus(settings, poll=QUICK, backlog=3) as bus:
+            yield bus
+
+
 @pytest.mark.parametrize("kind", ["memory", "postgres"])
 async def test_what_was_committed_reaches_its_handler_through_outbox_and_bus(
     kind: str, postgres_server: ServerForTests
 ) -> None:
     async with fresh_database(postgres_server) as database:
-        await database.execute(OUTBOX_DDL + PUBSUB_DDL)
+        await database.execute(OUTBOX_DDL)
+        await ensure_tables(database)
         async with PostgresBus(database, poll=QUICK) as shared:
             bus: Bus = MemoryBus() if kind == "memory" else shared
             await bus.declare("t", "g")

@@ -4,7 +4,8 @@ isort:skip_file
 What the control plane announces on the bus: each message is the body of a CloudEvent, written to the outbox in the
 transaction of the change that it tells of. Delivery is at least once; a message keeps its id when it is repeated.
 
-Messages of the Flyte language travel serialized, as in the journal.
+Messages of the Flyte language travel serialized, as in the journal. What became of a launch plan is told in one of
+them: topic `launch_plans.changed`, key project:domain:name, body flyteidl.admin.LaunchPlanUpdateRequest.
 """
 
 from collections import abc as _abc
@@ -165,36 +166,6 @@ class ExecutionEnded(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExecutionEnded: _TypeAlias = ExecutionEnded  # noqa: Y015
-
-@_typing.final
-class LaunchPlanChanged(_message.Message):
-    """The state of a version of a launch plan has changed. Topic `launch_plans.changed`, key: project:domain:name."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    LAUNCH_PLAN_FIELD_NUMBER: _builtins.int
-    ACTIVE_FIELD_NUMBER: _builtins.int
-    CHANGED_AT_FIELD_NUMBER: _builtins.int
-    active: _builtins.bool
-    """Whether the version is the active one now."""
-    @_builtins.property
-    def launch_plan(self) -> Global___EntityVersion: ...
-    @_builtins.property
-    def changed_at(self) -> _timestamp_pb2.Timestamp: ...
-    def __init__(
-        self,
-        *,
-        launch_plan: Global___EntityVersion | None = ...,
-        active: _builtins.bool = ...,
-        changed_at: _timestamp_pb2.Timestamp | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at", "launch_plan", b"launch_plan"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "changed_at", b"changed_at", "launch_plan", b"launch_plan"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___LaunchPlanChanged: _TypeAlias = LaunchPlanChanged  # noqa: Y015
 
 @_typing.final
 class EntityVersion(_message.Message):

@@ -4,7 +4,8 @@ isort:skip_file
 What the control plane announces on the bus: each message is the body of a CloudEvent, written to the outbox in the
 transaction of the change that it tells of. Delivery is at least once; a message keeps its id when it is repeated.
 
-Messages of the Flyte language travel serialized, as in the journal.
+Messages of the Flyte language travel serialized, as in the journal. What became of a launch plan is told in one of
+them: topic `launch_plans.changed`, key project:domain:name, body flyteidl.admin.LaunchPlanUpdateRequest.
 """
 
 from collections import abc as _abc
