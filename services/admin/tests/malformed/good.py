@@ -17,6 +17,7 @@ from flyteidl.admin import (
     project_attributes_pb2,
     project_domain_attributes_pb2,
     project_pb2,
+    signal_pb2,
     task_execution_pb2,
     task_pb2,
     version_pb2,
@@ -33,6 +34,8 @@ from aerodrome.idl.journal.v1 import journal_pb2
 PROJECT, DOMAIN = "flytesnacks", "development"
 DONE = "done"
 """An execution that is over."""
+ATTRIBUTED = "attributed"
+"""A project that has attributes."""
 
 
 class Good:
@@ -415,13 +418,13 @@ def ids(good: Good) -> Message:
 def attributes(more: dict[str, Any]) -> dict[str, Any]:
     return {
         "attributes": {
-            "project": PROJECT, "matchingAttributes": {"taskResourceAttributes": {"defaults": {"cpu": "1"}}}, **more,
+            "project": ATTRIBUTED, "matchingAttributes": {"taskResourceAttributes": {"defaults": {"cpu": "1"}}}, **more,
         },
     }  # fmt: skip
 
 
 def asked(more: dict[str, Any]) -> dict[str, Any]:
-    return {"project": PROJECT, "resourceType": "TASK_RESOURCE", **more}
+    return {"project": ATTRIBUTED, "resourceType": "TASK_RESOURCE", **more}
 
 
 _D = {"domain": DOMAIN}
@@ -588,6 +591,16 @@ REQUESTS: Mapping[str, Callable[[Good], Message | Sequence[Message]]] = {
         dataproxy_pb2.GetDataRequest(flyte_url=f"flyte://v1/{PROJECT}/{DOMAIN}/{DONE}/n0/{rest}")
         for rest in ("i", "o", "o/o", "0/o", "d")
     ],
+    "GetOrCreateSignal": lambda g: parsed(
+        signal_pb2.SignalGetOrCreateRequest,
+        {"id": {"signalId": "s", "executionId": g.key(g.held)}, "type": {"simple": "INTEGER"}},
+    ),
+    "ListSignals": lambda g: parsed(signal_pb2.SignalListRequest, {
+        "workflowExecutionId": g.key(g.held), "limit": 3, "filters": "ne(signal_id,x)", "sortBy": {"key": "signal_id"},
+    }),
+    "SetSignal": lambda g: parsed(signal_pb2.SignalSetRequest, {
+        "id": {"signalId": "s", "executionId": g.key(g.held)}, "value": {"scalar": {"primitive": {"integer": 1}}},
+    }),
     "OpenSession": lambda g: journal_pb2.OpenSessionRequest(cluster="other", holder="h"),
     "Heartbeat": lambda g: journal_pb2.HeartbeatRequest(session_id=g.session_id),
     "CloseSession": lambda g: journal_pb2.CloseSessionRequest(session_id=g.other_session_id),

@@ -21,11 +21,7 @@ from .graphs import any_graph, chain, tower
 from .mutations import noise, spoil, texts_of
 from .world import MAX_MESSAGE_BYTES, RPCS, SERVICES, World
 
-UNIMPLEMENTED = {
-    "UpdateProjectDomainAttributes", "GetProjectDomainAttributes", "DeleteProjectDomainAttributes",
-    "UpdateProjectAttributes", "GetProjectAttributes", "DeleteProjectAttributes", "UpdateWorkflowAttributes",
-    "GetWorkflowAttributes", "DeleteWorkflowAttributes", "ListMatchableAttributes", "GetExecutionMetrics",
-}  # fmt: skip
+UNIMPLEMENTED: frozenset[str] = frozenset()
 """What this release does not offer."""
 LONG_TEXT = "x" * 10_000_000
 

@@ -20,7 +20,7 @@ import aiohttp
 import grpc
 import yarl
 from aiohttp import web
-from flyteidl.service import admin_pb2, dataproxy_pb2
+from flyteidl.service import admin_pb2, dataproxy_pb2, signal_pb2
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
@@ -37,11 +37,12 @@ from aerodrome.stdlib.rpc.server import RpcServer
 from aerodrome.stdlib.storage import LocalSigner
 from aerodrome.stdlib.storage.local import LocalStorage
 
-from .good import DONE, Good
+from .good import ATTRIBUTED, DONE, Good
 
 SERVICES: Sequence[ServiceDescriptor] = (
     admin_pb2.DESCRIPTOR.services_by_name["AdminService"],
     dataproxy_pb2.DESCRIPTOR.services_by_name["DataProxyService"],
+    signal_pb2.DESCRIPTOR.services_by_name["SignalService"],
     journal_pb2.DESCRIPTOR.services_by_name["JournalService"],
 )
 RPCS: Mapping[str, MethodDescriptor] = {method.name: method for service in SERVICES for method in service.methods}
@@ -253,9 +254,17 @@ class World:
         spare = good.requests("RegisterProject")[0]
         spare.project.id = "spare"  # type: ignore[attr-defined]
         await ask("RegisterProject", spare)
+        spare.project.id = ATTRIBUTED  # type: ignore[attr-defined]
+        await ask("RegisterProject", spare)
+        await self._set_attributes()
         await self._finish_one()
         await self._begin_one()
         await self._hold_one()
+
+    async def _set_attributes(self) -> None:
+        """Attributes of one kind at each level; nothing is launched in that project."""
+        for rpc in ("UpdateProjectAttributes", "UpdateProjectDomainAttributes", "UpdateWorkflowAttributes"):
+            await self.ask(rpc, self.good.requests(rpc)[0])
 
     async def _finish_one(self) -> None:
         """Run an execution as an outside engine does, with all that one may have."""
@@ -305,6 +314,7 @@ class World:
         leased = await ask("Lease", journal_pb2.LeaseRequest(session_id=good.session_id, capacity=1))
         good.execution_id, good.epoch = leased.assignment.execution_id, leased.assignment.epoch
         good.next_sequence = leased.assignment.last_sequence + 1
+        await ask("GetOrCreateSignal", good.requests("GetOrCreateSignal")[0])
         good.other_session_id = (await ask("OpenSession", journal_pb2.OpenSessionRequest(cluster="other"))).session_id
 
     def _note(self, rpc: str, answer: Answer) -> None:
@@ -315,6 +325,8 @@ class World:
                     self.good.next_sequence = result.last_sequence + 1
                     if result.status == journal_pb2.APPEND_STATUS_STALE:
                         self._spent.add("held")
+        elif answer.code is grpc.StatusCode.OK and rpc.startswith("Delete") and rpc.endswith("Attributes"):
+            self._spent.add("attributes")
         elif answer.code is grpc.StatusCode.OK and rpc in ("CloseSession", "Lease", "Release", "HandOver"):
             self._spent.add("held")
         elif answer.code is grpc.StatusCode.FAILED_PRECONDITION or (
@@ -328,6 +340,8 @@ class World:
             await self._hold_one()
         if "outside" in spent:
             await self._begin_one()
+        if "attributes" in spent:
+            await self._set_attributes()
 
 
 async def _never(message: object) -> None:
