@@ -176,6 +176,20 @@ def propeller_serve(config_files: tuple[Path, ...]) -> None:
     _run(serve(config_files, {}))
 
 
+@main.group()
+def scheduler() -> None:
+    """The scheduler by itself."""
+
+
+@scheduler.command("serve")
+@config_option
+def scheduler_serve(config_files: tuple[Path, ...]) -> None:
+    """Fire launch plans on time (gRPC 8092 by default); any number of replicas, of which one leads."""
+    from aerodrome.scheduler.main import serve
+
+    _run(serve(config_files, {}))
+
+
 async def _up(
     data_dir: Path,
     host: str,

@@ -12,6 +12,7 @@ import yaml
 
 from aerodrome.admin.config import AdminConfig
 from aerodrome.propeller.config import PropellerConfig
+from aerodrome.scheduler.config import SchedulerConfig
 from aerodrome.stdlib.config import load
 
 
@@ -24,6 +25,7 @@ class SandboxConfig:
     port: int
     admin: AdminConfig
     propeller: PropellerConfig
+    scheduler: SchedulerConfig
 
     @property
     def loopback(self) -> bool:
@@ -61,7 +63,9 @@ def read(
     defaults = data_dir / "defaults.yaml"
     defaults.write_text(_DEFAULTS + yaml.safe_dump(_places(data_dir, python, images, secrets_dir)))
     layers = [defaults, *files]
-    return SandboxConfig(data_dir, host, port, load(AdminConfig, layers), load(PropellerConfig, layers))
+    return SandboxConfig(
+        data_dir, host, port, load(AdminConfig, layers), load(PropellerConfig, layers), load(SchedulerConfig, layers)
+    )
 
 
 _DEFAULTS = """\

@@ -22,11 +22,13 @@ from aerodrome.plugins.api import TaskContext
 from aerodrome.plugins.names import generated_name, pod_name
 from aerodrome.propeller.main import Propeller, local_runtime
 from aerodrome.sandbox.config import SandboxConfig
+from aerodrome.scheduler import main as scheduling
 from aerodrome.stdlib import http
 from aerodrome.stdlib.clock import SystemClock
 from aerodrome.stdlib.logger import get_logger
 from aerodrome.stdlib.postgres.database import Database
 from aerodrome.stdlib.postgres.migrations import migrate
+from aerodrome.stdlib.postgres.outbox import Outgoing
 from aerodrome.stdlib.rpc.direct import DirectChannel
 from aerodrome.stdlib.rpc.oneport import OnePort
 from aerodrome.stdlib.rpc.runtime_dir import runtime_dir
@@ -59,12 +61,19 @@ class Platform:
                 Database(self._dsn, min_size=2, max_size=20, application_name="aerodrome")
             )
             await migrate(database, _MIGRATIONS, service="admin")
+            await migrate(database, scheduling.MIGRATIONS, service=scheduling.SERVICE)
             signer = LocalSigner(_signing_key(config.data_dir), self._public_url, self._clock)
             storage = await stack.enter_async_context(
                 open_storage(config.admin.storage, clock=self._clock, signer=signer)
             )
             telemetry = Telemetry(config.admin.otel)
             stack.push_async_callback(telemetry.aclose)
+
+            async def publish(message: Outgoing) -> None:
+                # It is handled in this process, before the outbox forgets it.
+                if message.topic == scheduling.TOPIC:
+                    await scheduler.launch_plan_changed(message.payload)
+
             admin = Admin(
                 config.admin,
                 database=database,
@@ -72,6 +81,7 @@ class Platform:
                 clock=self._clock,
                 public_url=self._public_url,
                 telemetry=telemetry,
+                publish=publish,
             )
             socket = runtime_dir(config.data_dir) / "grpc.sock"
             server = RpcServer(
@@ -80,6 +90,11 @@ class Platform:
             for add_to_server, servicer in admin.services():
                 server.add(add_to_server, servicer)
             channel = DirectChannel([server])
+            scheduler = scheduling.Scheduler(
+                config.scheduler, database=database, channel=channel, clock=self._clock, telemetry=telemetry
+            )
+            for add_to_server, servicer in scheduler.services():
+                server.add(add_to_server, servicer)
             runtime_directory = config.propeller.propeller.runtime.directory
             assert runtime_directory is not None
             app = self._http(server, channel, storage, signer, telemetry, runtime_directory)
@@ -105,6 +120,7 @@ class Platform:
                     admin_task = group.create_task(admin.run(), name="admin")
                     telemetry_task = group.create_task(telemetry.run(), name="telemetry")
                     propeller_task = group.create_task(propeller.run(), name="propeller")
+                    scheduler_task = group.create_task(scheduler.run(), name="scheduler")
                     self._on_ready(port.port)
                     try:
                         await asyncio.get_running_loop().create_future()
@@ -112,7 +128,8 @@ class Platform:
                         # The data plane first: its last appends and its hand-back need the control plane.
                         await server.set_serving(False)
                         propeller_task.cancel()
-                        await asyncio.wait([propeller_task])
+                        scheduler_task.cancel()
+                        await asyncio.wait([propeller_task, scheduler_task])
                         admin_task.cancel()
                         telemetry_task.cancel()
 

@@ -1,7 +1,8 @@
 """A schedule as a sequence of slots: cron expressions and fixed rates behind one pair of questions.
 
 Slots are whole seconds in UTC.  A fixed rate counts from its anchor, the instant of its activation: the n-th slot is
-the anchor and n periods, today and after every restart.  Source: spec/datacatalog-scheduler-notifier.md, sections B.1, B.4.
+the anchor and n periods, today and after every restart.
+Source: spec/datacatalog-scheduler-notifier.md, sections B.1, B.4.
 """
 
 from __future__ import annotations
