@@ -289,3 +289,9 @@ def engine() -> Callable[..., Any]:
 def build() -> type[Build]:
     """How tests make requests."""
     return Build
+
+
+@pytest.fixture(scope="module")
+def builder() -> type[Build]:
+    """The same for fixtures of a module."""
+    return Build
