@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from aerodrome.plugins.api import ErrorKind, Failure
-from aerodrome.propeller.engine.budget import Limits, Retry, decide
+from aerodrome.plugins.api import ErrorKind, Failure, Phase, PhaseInfo
+from aerodrome.propeller.engine.budget import Limits, Retry, decide, pause_after
 from aerodrome.propeller.engine.graph import BadSpecification, Closure, Graph, NodeKind
 from aerodrome.propeller.engine.items import ItemPlan, Items
 from aerodrome.propeller.engine.phases import GOOD, LIVE, TERMINAL, NodePhase, TaskPhase, WorkflowPhase
@@ -68,6 +68,8 @@ class Engine:
         self._settled: deque[NodeState] = deque()
         self._timers: list[tuple[float, int, NodeState, int, bool]] = []
         self._item_timers: list[tuple[float, int, NodeState, int, int]] = []
+        self._pauses: list[tuple[float, int, NodeState, int, int]] = []
+        """When attempts begin that wait after a failure: instant, count, node, item (-1 for the node), attempt."""
         self._sleeps: list[tuple[float, int, NodeState, int]] = []
         self._timer_count = 0
         self._step = Step()
@@ -101,6 +103,12 @@ class Engine:
                 deadlines.append(at)
                 break
             heapq.heappop(self._timers)
+        while self._pauses:
+            at, _, node, index, attempt = self._pauses[0]
+            if self._paused(node, index, attempt):
+                deadlines.append(at)
+                break
+            heapq.heappop(self._pauses)
         while self._item_timers:
             at, _, node, index, attempt = self._item_timers[0]
             if self._item(node, index, attempt) is not None:
@@ -239,6 +247,8 @@ class Engine:
             for index in node.items.live():
                 self._start_item(node, index, now)
             self._next_items(node, now)
+        elif node.inner is None and node.spec.kind is NodeKind.TASK and node.attempt_at > now:
+            self._pause(node.attempt_at, node, -1, node.attempts)
         elif node.inner is None:
             self._step.permitted.append(Start(node, node.attempts))
 
@@ -409,7 +419,11 @@ class Engine:
         self._step.permitted.append(FinalizeItem(node, index, attempt))
         if again:
             self._step.transitions.append(ItemTransition(node, index, TaskPhase.QUEUED, now))
-            self._start_item(node, index, now)
+            pause = pause_after(node.spec.task, attempt, f"{node.unique_id}[{index}]", self.limits)
+            if pause:
+                self._pause(now + pause, node, index, attempt + 1)
+            else:
+                self._start_item(node, index, now)
         else:
             self._next_items(node, now)
         self._settle(now)
@@ -483,6 +497,14 @@ class Engine:
         while self._sleeps and self._sleeps[0][0] <= now:
             _, _, node, attempt = heapq.heappop(self._sleeps)
             self.succeeded(node, attempt, now)
+        while self._pauses and self._pauses[0][0] <= now:
+            _, _, node, index, attempt = heapq.heappop(self._pauses)
+            if not self._paused(node, index, attempt):
+                continue
+            if index >= 0:
+                self._start_item(node, index, now)
+            else:
+                self._step.permitted.append(Start(node, attempt))
         while self._item_timers and self._item_timers[0][0] <= now:
             _, _, node, index, attempt = heapq.heappop(self._item_timers)
             if self._item(node, index, attempt) is not None:
@@ -805,15 +827,32 @@ class Engine:
         node.expansion = ""
         node.items = None
         node.failure = None
-        node.attempt_at = now
+        task = node.spec.kind is NodeKind.TASK
+        pause = pause_after(node.spec.task, node.attempts - 1, node.unique_id, self.limits) if task else 0.0
+        node.attempt_at = now + pause
         node.phase = NodePhase.RUNNING
         node.task_version = 0
-        if node.spec.kind is NodeKind.TASK:
+        if task:
             node.task_phase = TaskPhase.QUEUED
-            self._step.transitions.append(TaskTransition(node, TaskPhase.QUEUED, 0, now))
+            waits = PhaseInfo(Phase.QUEUED, reason=f"begins {pause:.1f} s after the last failure") if pause else None
+            self._step.transitions.append(TaskTransition(node, TaskPhase.QUEUED, 0, now, waits))
         self._step.transitions.append(NodeTransition(node, None, now))
         self._arm(node)
-        self._step.permitted.append(Start(node, node.attempts))
+        if pause:
+            self._pause(node.attempt_at, node, -1, node.attempts)
+        else:
+            self._step.permitted.append(Start(node, node.attempts))
+
+    def _pause(self, until: float, node: NodeState, index: int, attempt: int) -> None:
+        """Let an attempt, of an item unless `index` is -1, begin at that instant."""
+        self._timer_count += 1
+        heapq.heappush(self._pauses, (until, self._timer_count, node, index, attempt))
+
+    def _paused(self, node: NodeState, index: int, attempt: int) -> bool:
+        """Whether what waited is still wanted."""
+        if index >= 0:
+            return self._item(node, index, attempt) is not None
+        return node.phase is NodePhase.RUNNING and node.attempts == attempt and node.after is After.NOTHING
 
     def _abort_node(self, node: NodeState, after: After, reason: str) -> None:
         node.after = after
