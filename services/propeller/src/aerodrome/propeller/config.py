@@ -9,8 +9,9 @@ from typing import Literal
 from pydantic import Field
 
 from aerodrome.plugins.config import EchoConfig, K8sPluginConfig, LogConfig, TasksConfig
-from aerodrome.propeller.engine.budget import Limits
-from aerodrome.stdlib.config import Duration, LoggerConfig, Section, StorageConfig
+from aerodrome.propeller.engine.budget import RETRY_KEYS, Limits, RetryPolicy
+from aerodrome.stdlib.config import Duration, LoggerConfig, Section, StorageConfig, format_duration
+from aerodrome.stdlib.errors import InvalidArgument
 
 
 class DeadlineConfig(Section):
@@ -38,6 +39,38 @@ class ArrayNodeConfig(Section):
     """Most items of one map that are queued at the runtime at a time, whatever the map permits."""
 
 
+class RetryBackoffConfig(Section):
+    """When retries begin that say nothing themselves (`propeller.node-config.retry-backoff`)."""
+
+    backoff: Duration = timedelta(0)
+    """Before the first retry; zero lets every retry begin at once."""
+    factor: float = 2.0
+    """By how much it grows from retry to retry."""
+    max_backoff: Duration = timedelta(minutes=5)
+    jitter: float = 0.2
+    """Up to which part of itself a pause is shortened."""
+    memory_factor: float = 1.0
+    """By how much the memory grows after each out-of-memory kill; 1 leaves it."""
+    memory_limit: str = ""
+    """Most memory that retries may ask for."""
+
+    def policy(self) -> RetryPolicy:
+        """As the engine takes it.  Raises InvalidArgument naming what is wrong."""
+        settings = {
+            "backoff": format_duration(self.backoff),
+            "factor": str(self.factor),
+            "max-backoff": format_duration(self.max_backoff),
+            "jitter": str(self.jitter),
+            "memory-factor": str(self.memory_factor),
+        }
+        if self.memory_limit:
+            settings["memory-limit"] = self.memory_limit
+        try:
+            return RetryPolicy().with_settings({f"{RETRY_KEYS}{key}": text for key, text in settings.items()})
+        except ValueError as error:
+            raise InvalidArgument(f"propeller.node-config.retry-backoff: {error}") from error
+
+
 class NodeConfig(Section):
     """`propeller.node-config`."""
 
@@ -46,6 +79,7 @@ class NodeConfig(Section):
     default_max_attempts: int = 1
     ignore_retry_cause: bool = False
     default_deadlines: DeadlineConfig = DeadlineConfig()
+    retry_backoff: RetryBackoffConfig = RetryBackoffConfig()
 
     def limits(self) -> Limits:
         """As the engine takes them."""
@@ -55,6 +89,7 @@ class NodeConfig(Section):
             interruptible_failure_threshold=self.interruptible_failure_threshold,
             default_execution_deadline=self.default_deadlines.node_execution_deadline.total_seconds(),
             default_active_deadline=self.default_deadlines.node_active_deadline.total_seconds(),
+            retry=self.retry_backoff.policy(),
         )
 
 
@@ -98,6 +133,19 @@ class AdminClientConfig(Section):
     insecure: bool = False
 
 
+class CatalogCacheConfig(Section):
+    """`catalog-cache`: where results of tasks are kept."""
+
+    type: Literal["datacatalog", "noop"] = "noop"
+    """`noop` caches nothing.  The sandbox has a catalog of its own, unless it is told `noop`."""
+    endpoint: str = "localhost:8091"
+    insecure: bool = False
+    max_cache_age: Duration = timedelta(0)
+    """A result that is older counts as a miss, and is replaced; zero is any age."""
+    reservation_heartbeat: Duration = timedelta(seconds=10)
+    """How often a reservation is extended; the catalog may want it sooner."""
+
+
 class PluginsConfig(Section):
     """`plugins`."""
 
@@ -123,5 +171,6 @@ class PropellerConfig(Section):
     storage: StorageConfig = StorageConfig()
     logger: LoggerConfig = LoggerConfig()
     plugins: PluginsConfig = PluginsConfig()
+    catalog_cache: CatalogCacheConfig = CatalogCacheConfig()
     tasks: TasksConfig = TasksConfig()
     secrets: SecretsConfig = SecretsConfig()
