@@ -28,6 +28,7 @@ from aerodrome.admin.managers.concurrency import ConcurrencyManager
 from aerodrome.admin.managers.data import DataManager
 from aerodrome.admin.managers.dataproxy import DataProxyManager
 from aerodrome.admin.managers.executions import ExecutionManager
+from aerodrome.admin.managers.items import ItemManager
 from aerodrome.admin.managers.journal import JournalWriter
 from aerodrome.admin.managers.launch_plans import LaunchPlanManager
 from aerodrome.admin.managers.leases import LeaseManager, WorkAnnouncer
@@ -43,11 +44,13 @@ from aerodrome.admin.managers.tasks import TaskManager
 from aerodrome.admin.managers.workflows import WorkflowManager
 from aerodrome.admin.rpc.admin import AdminRpcs, Managers
 from aerodrome.admin.rpc.dataproxy import DataProxyRpcs
+from aerodrome.admin.rpc.items import ItemRpcs
 from aerodrome.admin.rpc.journal import JournalRpcs
 from aerodrome.admin.rpc.limits import limit
 from aerodrome.admin.rpc.measuring import measure
 from aerodrome.admin.rpc.retention import RetentionRpcs
 from aerodrome.admin.rpc.signals import SignalRpcs
+from aerodrome.idl.items.v1.items_pb2_grpc import add_ItemServiceServicer_to_server
 from aerodrome.idl.journal.v1.journal_pb2_grpc import add_JournalServiceServicer_to_server
 from aerodrome.idl.retention.v1.retention_pb2_grpc import add_RetentionServiceServicer_to_server
 from aerodrome.stdlib import logger
@@ -145,6 +148,7 @@ class Admin:
             journal=self._journal,
         )
         self._dataproxy = DataProxyManager(database, storage, config.server.data_proxy, reading=reading, data=data)
+        self._items = ItemManager(database)
         self._signals = SignalManager(database, self._journal, config)
         self.retention = RetentionManager(database, storage, clock, config, catalog=catalog)
         self._prepared = False
@@ -159,6 +163,7 @@ class Admin:
             (add_AdminServiceServicer_to_server, rpcs),
             (add_DataProxyServiceServicer_to_server, DataProxyRpcs(self._dataproxy)),
             (add_SignalServiceServicer_to_server, SignalRpcs(self._signals)),
+            (add_ItemServiceServicer_to_server, ItemRpcs(self._items)),
             (
                 add_JournalServiceServicer_to_server,
                 JournalRpcs(self._journal, self._sessions, self._leases, self._children),

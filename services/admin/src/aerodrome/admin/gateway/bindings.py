@@ -17,6 +17,9 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescri
 
 from aerodrome.stdlib.errors import FailedPrecondition, InvalidArgument
 
+_JOURNAL = "aerodrome.journal.v1"
+"""Spoken by data planes alone, and never over HTTP."""
+
 FieldPath = tuple[FieldDescriptor, ...]
 """The way from a message to a field inside of it."""
 
@@ -164,6 +167,7 @@ def _bindings(services: Sequence[ServiceDescriptor]) -> Iterator[Binding]:
                 continue
             extensions: Any = method.GetOptions().Extensions
             rule = extensions[annotations_pb2.http]
+            yield from _own(service, method)
             for each in (rule, *rule.additional_bindings):
                 verb, template = _verb(each)
                 if not verb:
@@ -178,6 +182,23 @@ def _bindings(services: Sequence[ServiceDescriptor]) -> Iterator[Binding]:
                     variables,
                     each.body,
                 )
+
+
+def _own(service: ServiceDescriptor, method: MethodDescriptor) -> Iterator[Binding]:
+    """Our own contracts have no annotations: all their rpcs but the journal's follow one rule.
+
+    `aerodrome.items.v1.ItemService/ListItems` is `POST /api/v1/aerodrome/items/ListItems` with the request as the body;
+    what lists or gets something may also be a GET, with the request's fields as parameters.
+    """
+    package, _, _ = service.full_name.rpartition(".")
+    owner, _, area = package.partition(".")
+    if owner != "aerodrome" or package == _JOURNAL:
+        return
+    template = f"/api/v1/aerodrome/{area.split('.')[0]}/{method.name}"
+    segments, variables = _parsed(template, method.input_type)
+    for verb, body in (("POST", "*"), ("GET", "")):
+        if verb == "POST" or method.name.startswith(("List", "Get")):
+            yield Binding(method, f"/{service.full_name}/{method.name}", verb, template, segments, variables, body)
 
 
 def _verb(rule: Any) -> tuple[str, str]:

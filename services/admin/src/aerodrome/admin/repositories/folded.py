@@ -85,7 +85,14 @@ class FoldedRepository:
         return found
 
     async def put_items(self, changes: Iterable[tuple[int, str, ItemChange]]) -> None:
-        """Insert or replace ranges of items; where they overlap the later one counts."""
+        """Insert or replace ranges of items; where they overlap the later one counts, and the last error stays."""
+        changes = list(changes)
+        failed = max((at for at, (_, _, change) in enumerate(changes, 1) if change.error), default=0)
+        for part in (changes[:failed], changes[failed:]):
+            if part:
+                await self._put_items(part)
+
+    async def _put_items(self, changes: Sequence[tuple[int, str, ItemChange]]) -> None:
         columns = zip(
             *(
                 (

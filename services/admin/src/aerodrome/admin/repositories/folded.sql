@@ -42,7 +42,8 @@ FROM unnest($1::bigint[], $2::text[]) AS wanted (execution_id, node_id)
 JOIN node_items AS item USING (execution_id, node_id);
 
 -- name: put_items
--- ranges in the order in which they were reported; of several that cover an item, the last one counts
+-- ranges in the order in which they were reported; of several that cover an item, the last one counts; the error of an
+-- attempt that failed stays while the next one runs, and the place of a log until the next one begins
 INSERT INTO node_items (
     execution_id, node_id, item_index, attempt, system_failures, phase, cache_status, error, log_uri
 )
@@ -62,8 +63,11 @@ SET attempt = excluded.attempt,
     system_failures = excluded.system_failures,
     phase = excluded.phase,
     cache_status = excluded.cache_status,
-    error = excluded.error,
-    log_uri = excluded.log_uri,
+    error = CASE WHEN excluded.phase = 3 THEN NULL ELSE coalesce(excluded.error, node_items.error) END,
+    log_uri = CASE
+        WHEN excluded.attempt = node_items.attempt AND excluded.log_uri = '' THEN node_items.log_uri
+        ELSE excluded.log_uri
+    END,
     updated_at = now();
 
 -- name: find_task_id

@@ -118,7 +118,7 @@ class ListItemsResponse(_message.Message):
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___Item]: ...
     @_builtins.property
     def total_by_phase(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """How many items are in each phase, by its name, whatever `phases` asks for."""
+        """How many items are in each phase, by its name, whatever `phases` asks for; on the first page only."""
 
     def __init__(
         self,

@@ -46,7 +46,7 @@ class ItemServiceServicer:
 
     def ListItems(self, request, context):
         """Lists the items of one array node, by index. Items that never began are not listed; `total_by_phase` counts what
-        is known. NOT_FOUND if there is no such execution or node; an array node none of whose items began has no items.
+        is known. NOT_FOUND if there is no such execution or node; a node without items has none to list.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -33,7 +33,7 @@ class ItemServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ItemServiceAsyncStub: ...
     ListItems: _grpc.UnaryUnaryMultiCallable[_items_pb2.ListItemsRequest, _items_pb2.ListItemsResponse]
     """Lists the items of one array node, by index. Items that never began are not listed; `total_by_phase` counts what
-    is known. NOT_FOUND if there is no such execution or node; an array node none of whose items began has no items.
+    is known. NOT_FOUND if there is no such execution or node; a node without items has none to list.
     """
 
 @_typing.type_check_only
@@ -41,7 +41,7 @@ class ItemServiceAsyncStub(ItemServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListItems: _aio.UnaryUnaryMultiCallable[_items_pb2.ListItemsRequest, _items_pb2.ListItemsResponse]  # type: ignore[assignment]
     """Lists the items of one array node, by index. Items that never began are not listed; `total_by_phase` counts what
-    is known. NOT_FOUND if there is no such execution or node; an array node none of whose items began has no items.
+    is known. NOT_FOUND if there is no such execution or node; a node without items has none to list.
     """
 
 class ItemServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -52,7 +52,7 @@ class ItemServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_items_pb2.ListItemsResponse, _abc.Awaitable[_items_pb2.ListItemsResponse]]:
         """Lists the items of one array node, by index. Items that never began are not listed; `total_by_phase` counts what
-        is known. NOT_FOUND if there is no such execution or node; an array node none of whose items began has no items.
+        is known. NOT_FOUND if there is no such execution or node; a node without items has none to list.
         """
 
 def add_ItemServiceServicer_to_server(servicer: ItemServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
