@@ -167,6 +167,9 @@ class Journal(journal_pb2_grpc.JournalServiceServicer):
     async def HandOver(self, request: Any, context: object) -> journal_pb2.HandOverResponse:
         raise AssertionError("nobody hands over here")
 
+    async def Recall(self, request: Any, context: object) -> journal_pb2.RecallResponse:
+        raise AssertionError("nobody recalls anything here")
+
 
 class Side:
     """A source at work, and what it was told."""

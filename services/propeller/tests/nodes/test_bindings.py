@@ -5,9 +5,11 @@ Source: spec/data-plane.md, 3.3.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import msgpack
 import pytest
@@ -357,6 +359,8 @@ async def run_in(store: Path) -> tuple[Run, Scope, dict[str, literals_pb2.Litera
             resources=matchable_resource_pb2.TaskResourceAttributes(),
             plugin_overrides=(),
             post=lambda observation: None,
+            permit=AsyncMock(),
+            spawn=asyncio.ensure_future,
         )
         scope = Scope(known.root(), None)
         given = literals_pb2.LiteralMap(literals={"o0": integer(42)})

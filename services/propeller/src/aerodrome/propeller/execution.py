@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from flyteidl.admin import execution_pb2, matchable_resource_pb2, workflow_pb2
@@ -21,8 +22,8 @@ from aerodrome.plugins.api import ErrorKind, Failure
 from aerodrome.propeller import transcript
 from aerodrome.propeller.engine.budget import Limits
 from aerodrome.propeller.engine.engine import Engine
-from aerodrome.propeller.engine.graph import END, START, BadSpecification, Closure, NodeKind
-from aerodrome.propeller.engine.phases import WorkflowPhase
+from aerodrome.propeller.engine.graph import END, START, BadSpecification, Closure, Graph, NodeKind
+from aerodrome.propeller.engine.phases import LIVE, WorkflowPhase
 from aerodrome.propeller.engine.state import (
     Abort,
     AbortItem,
@@ -32,6 +33,7 @@ from aerodrome.propeller.engine.state import (
     NodeState,
     PermittedCommand,
     Prepare,
+    SavedWorkflow,
     Start,
     StartItem,
     Step,
@@ -41,9 +43,15 @@ from aerodrome.propeller.engine.state import (
 from aerodrome.propeller.layout import OUTPUTS, Layout
 from aerodrome.propeller.literals import Literals
 from aerodrome.propeller.nodes.bindings import Unresolvable
+from aerodrome.propeller.nodes.admin_client import AdminClient
+from aerodrome.propeller.nodes.children import ChildWatch
+from aerodrome.propeller.nodes.dynamic import Expander
+from aerodrome.propeller.nodes.earlier import Earlier
 from aerodrome.propeller.nodes.handler import Handler, ItemsHandler, Observation, Run, final, storage_failure
+from aerodrome.propeller.nodes.recovery import take_over
+from aerodrome.propeller.nodes.signals import Signals
 from aerodrome.propeller.source import LeaseLost, LeaseSource, Session
-from aerodrome.stdlib.errors import AerodromeError
+from aerodrome.stdlib.errors import AerodromeError, NotFound
 from aerodrome.stdlib.logger import get_logger
 
 log = get_logger(__name__)
@@ -73,6 +81,9 @@ class Surroundings:
     raw_output_prefix: str
     default_max_attempts: int
     closures: ClosureCache
+    admin: AdminClient
+    children: ChildWatch
+    expander: Expander
 
 
 class ClosureCache:
@@ -113,6 +124,8 @@ class Execution:
         self.name = f"{assignment.project}/{assignment.domain}/{assignment.name}"
         self.session = session
         self.run_view: Run | None = None
+        self.forced = False
+        """The control plane has ended it: whatever still runs of it has to go."""
         self._assignment: journal_pb2.Assignment | None = assignment
         self._around = around
         self._on_drop = on_drop
@@ -124,6 +137,7 @@ class Execution:
         self._aborting = False
         """The journal refuses starts: an abort is on its way here."""
         self._over = asyncio.Event()
+        self._signals = Signals()
 
     def post(self, observation: Observation) -> None:
         """Hand an observation to the engine; it is applied in order."""
@@ -137,7 +151,14 @@ class Execution:
                 cause = control.abort.cause
                 self.post(lambda engine, now: engine.abort(cause, now))
             case "force_abort":
+                self.forced = True
                 self._over.set()
+            case "signal":
+                self._signals.set(control.signal.signal_id, control.signal.value)
+            case "child_ended":
+                ended = identifier_pb2.WorkflowExecutionIdentifier(name=control.child_ended.name)
+                ended.project, ended.domain, _ = self.name.split("/", 2)
+                self._around.children.hint(ended)
             case _:
                 log.debug("a decision without meaning here", execution=self.name)
 
@@ -151,6 +172,8 @@ class Execution:
         finally:
             for task in self._tasks:
                 task.cancel()
+            if self.run_view is not None:
+                self.run_view.end()
 
     async def _drive(self) -> None:
         assignment = self._assignment
@@ -220,6 +243,9 @@ class Execution:
                 matchable_resource_pb2.PluginOverrides.FromString(assignment.plugin_overrides).overrides
             ),
             post=self.post,
+            permit=self.session.permit,
+            spawn=self._spawn,
+            signals=self._signals,
         )
         self._transcript = transcript.Transcript(
             execution,
@@ -228,11 +254,36 @@ class Execution:
             plugin_names=around.plugin_names,
         )
         engine = Engine(closure, limits=around.limits, max_parallelism=spec.max_parallelism)
+        for signal in assignment.signals:
+            self._signals.set(signal.signal_id, signal.value)
         saved = transcript.read(assignment)
         if saved.phase is WorkflowPhase.READY:
             await self._patiently(lambda: self._give_inputs(assignment.inputs_reference, layout))
-        engine.restore(saved, time.time(), abort_cause=assignment.abort_cause or None)
+        if assignment.recovered_execution and not assignment.abort_cause:
+            self.run_view.earlier = await self._recall(assignment.recovered_execution)
+        expansions = await self._expansions(self.run_view, saved)
+        engine.restore(saved, time.time(), expansions=expansions, abort_cause=assignment.abort_cause or None)
         return engine
+
+    async def _recall(self, recovered: bytes) -> Earlier | None:
+        """What the execution that this one recovers from has done; None if it is gone, so that everything runs."""
+        execution = identifier_pb2.WorkflowExecutionIdentifier.FromString(recovered)
+        earlier = Earlier(execution)
+        try:
+            async for node in self._around.admin.recall(execution):
+                earlier.add(node)
+        except NotFound:
+            log.warning("the execution to recover from is gone", execution=self.name, earlier=execution.name)
+            return None
+        return earlier
+
+    async def _expansions(self, run: Run, saved: SavedWorkflow) -> dict[str, Graph]:
+        """The graphs that dynamic nodes go on with."""
+        expander, expansions = self._around.expander, {}
+        for unique_id, node in saved.nodes.items():
+            if node.expansion and node.phase in LIVE:
+                expansions[unique_id] = await self._patiently(partial(expander.restore, run, node.expansion))
+        return expansions
 
     async def _give_inputs(self, reference: str, layout: Layout) -> None:
         """The workflow's inputs are what its start node gives."""
@@ -256,7 +307,12 @@ class Execution:
         preparing = isinstance(command, Prepare)
         work = handler.prepare if preparing else handler.collect
         try:
-            self.post(await self._patiently(lambda: work(run, node)))
+            observation: Observation | None = None
+            if preparing and run.earlier is not None:
+                observation = await self._patiently(lambda: take_over(run, node))
+            if observation is None:
+                observation = await self._patiently(lambda: work(run, node))
+            self.post(observation)
             return
         except Unresolvable as error:
             failure = error.failure

@@ -43,12 +43,16 @@ class Layout:
         elsewhere: str | None = node.memo.get("inputs")
         return elsewhere or f"{self.node_data(node)}/{INPUTS}"
 
+    def child_name(self, node: NodeState, attempt: int) -> str:
+        """Name of the execution that an attempt of a launch-plan node starts."""
+        return names.child_execution_name(self.execution, node.unique_id, attempt)
+
     def output_dir(self, node: NodeState, attempt: int | None = None) -> str:
         """Where an attempt (the current one by default) leaves its results."""
         return f"{self.node_data(node)}/{node.attempts if attempt is None else attempt}"
 
-    def outputs(self, node: NodeState) -> str:
-        return f"{self.output_dir(node)}/{OUTPUTS}"
+    def outputs(self, node: NodeState, attempt: int | None = None) -> str:
+        return f"{self.output_dir(node, attempt)}/{OUTPUTS}"
 
     def generated_name(self, node: NodeState, attempt: int) -> str:
         if "element" in node.memo:  # of an item: there may be too many of them for a hash of 32 bits

@@ -6,6 +6,8 @@ import asyncio
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,21 @@ from aerodrome.plugins.api import LogUri
 from aerodrome.plugins.logs import LogLinks
 from aerodrome.plugins.pods import PodSettings
 from aerodrome.plugins.registry import Host, Registry
-from aerodrome.propeller.config import PropellerConfig
+from aerodrome.propeller.caching import TaskCache
+from aerodrome.propeller.config import CatalogCacheConfig, PropellerConfig
 from aerodrome.propeller.engine.graph import NodeKind
 from aerodrome.propeller.execution import ClosureCache, Execution, Surroundings
 from aerodrome.propeller.literals import Literals
+from aerodrome.propeller.nodes.admin_client import AdminClient
 from aerodrome.propeller.nodes.arrays import ArrayHandler
+from aerodrome.propeller.nodes.cached import NodeCache
+from aerodrome.propeller.nodes.children import ChildWatch
+from aerodrome.propeller.nodes.dynamic import Expander
+from aerodrome.propeller.nodes.gates import GateHandler
 from aerodrome.propeller.nodes.handler import Handler
+from aerodrome.propeller.nodes.launch_plans import LaunchPlanHandler
 from aerodrome.propeller.nodes.tasks import TaskHandler
-from aerodrome.propeller.nodes.workflows import BranchHandler, EndHandler, SubWorkflowHandler, UnsupportedHandler
+from aerodrome.propeller.nodes.workflows import BranchHandler, EndHandler, SubWorkflowHandler
 from aerodrome.propeller.pods import PodHub
 from aerodrome.propeller.runtimes import LocalRuntime, Runtime
 from aerodrome.propeller.runtimes.secrets import SecretStore
@@ -32,7 +41,7 @@ from aerodrome.stdlib import logger
 from aerodrome.stdlib.clock import Clock, SystemClock
 from aerodrome.stdlib.config import load
 from aerodrome.stdlib.errors import InvalidArgument
-from aerodrome.stdlib.rpc.client import network_channel
+from aerodrome.stdlib.rpc.client import Tls, network_channel
 from aerodrome.stdlib.storage import Storage, open_storage
 
 log = logger.get_logger(__name__)
@@ -51,7 +60,9 @@ class Propeller:
         clock: Clock,
         holder: str | None = None,
         log_uri: LogUri | None = None,
+        catalog: grpc.aio.Channel | None = None,
     ) -> None:
+        """`catalog` leads to the data catalog; without it nothing is cached."""
         section = config.propeller
         self._clock = clock
         self._runtime = runtime
@@ -77,21 +88,26 @@ class Propeller:
         registry.check(config.tasks.task_plugins)
         literals = Literals(storage)
         limits = section.node_config.limits()
+        admin = AdminClient(channel)
+        self._admin = admin
+        self._children = ChildWatch(admin, clock)
+        self._expander = Expander(admin, default_max_attempts=section.node_config.default_max_attempts)
         tasks = TaskHandler(
             registry,
             config.tasks.task_plugins,
             self._hub,
+            self._expander,
             limits=limits,
             max_output_bytes=config.storage.limits.max_download_mbs << 20,
+            cached=None if catalog is None else NodeCache(_task_cache(config.catalog_cache, catalog, storage, clock)),
         )
-        unsupported = UnsupportedHandler()
         handlers: dict[NodeKind, Handler] = {
             NodeKind.END: EndHandler(),
             NodeKind.TASK: tasks,
             NodeKind.SUBWORKFLOW: SubWorkflowHandler(),
             NodeKind.BRANCH: BranchHandler(),
-            NodeKind.LAUNCH_PLAN: unsupported,
-            NodeKind.GATE: unsupported,
+            NodeKind.LAUNCH_PLAN: LaunchPlanHandler(admin, self._children),
+            NodeKind.GATE: GateHandler(admin),
             NodeKind.ARRAY: ArrayHandler(section.array_node_config, {NodeKind.TASK: tasks}),
         }
         self._around = Surroundings(
@@ -105,6 +121,9 @@ class Propeller:
             metadata_prefix=section.metadata_prefix,
             raw_output_prefix=section.rawoutput_prefix or "data",
             default_max_attempts=section.node_config.default_max_attempts,
+            admin=admin,
+            children=self._children,
+            expander=self._expander,
             closures=ClosureCache(literals, default_max_attempts=section.node_config.default_max_attempts),
         )
 
@@ -115,10 +134,12 @@ class Propeller:
 
     async def run(self) -> None:
         """Work until cancelled; the runtime drains and the leases go back before it returns."""
-        async with asyncio.TaskGroup() as group:
+        async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
             self._group = group
+            stack.push_async_callback(self._expander.close)
             group.create_task(self._runtime.run(), name="runtime")
             group.create_task(self._hub.run(), name="pod watch")
+            group.create_task(self._children.run(), name="child executions")
             group.create_task(self.source.run(), name="lease source")
 
     def _assigned(self, assignment: journal_pb2.Assignment, session: Session) -> None:
@@ -146,7 +167,12 @@ class Propeller:
         if run is None or self._executions.get(execution.execution_id) is not execution:
             return
         for pod in await self._runtime.list({"execution-id": run.id.name}):
-            self._hub.forget(run.namespace, pod["metadata"]["name"])
+            metadata = pod["metadata"]
+            if metadata.get("namespace", run.namespace) != run.namespace:
+                continue
+            self._hub.forget(run.namespace, metadata["name"])
+            if execution.forced:
+                await self._runtime.delete(run.namespace, metadata["name"])
 
     def _controlled(self, control: journal_pb2.Control) -> None:
         execution = self._executions.get(control.execution_id)
@@ -164,11 +190,26 @@ async def serve(files: Sequence[Path], overrides: Mapping[str, Any] | None = Non
             "propeller.runtime.directory is not set: name the directory in which the local runtime keeps its pods"
         )
     clock = SystemClock()
-    async with network_channel(config.admin.endpoint) as channel, open_storage(config.storage, clock=clock) as storage:
+    async with (
+        network_channel(config.admin.endpoint) as channel,
+        open_storage(config.storage, clock=clock) as storage,
+        AsyncExitStack() as stack,
+    ):
+        catalog = None
+        if config.catalog_cache.type == "datacatalog":
+            tls = None if config.catalog_cache.insecure else Tls()
+            catalog = await stack.enter_async_context(network_channel(config.catalog_cache.endpoint, tls=tls))
         environment = {"FLYTE_PLATFORM_URL": config.admin.endpoint}
         environment["FLYTE_PLATFORM_INSECURE"] = "true" if config.admin.insecure else "false"
         runtime = local_runtime(config, section.runtime.directory, environment, clock)
-        await Propeller(config, channel=channel, storage=storage, runtime=runtime, clock=clock).run()
+        propeller = Propeller(config, channel=channel, storage=storage, runtime=runtime, clock=clock, catalog=catalog)
+        await propeller.run()
+
+
+def _task_cache(config: CatalogCacheConfig, channel: grpc.aio.Channel, storage: Storage, clock: Clock) -> TaskCache:
+    return TaskCache(
+        channel, storage, clock=clock, max_age=config.max_cache_age, heartbeat=config.reservation_heartbeat
+    )
 
 
 def local_runtime(

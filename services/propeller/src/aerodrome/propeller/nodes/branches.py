@@ -50,9 +50,13 @@ def holds(expression: condition_pb2.BooleanExpression, inputs: literals_pb2.Lite
         case "conjunction":
             conjunction = expression.conjunction
             left, right = holds(conjunction.left_expression, inputs), holds(conjunction.right_expression, inputs)
-            if conjunction.operator == condition_pb2.ConjunctionExpression.AND:
-                return left and right
-            return left or right
+            match conjunction.operator:
+                case condition_pb2.ConjunctionExpression.AND:
+                    return left and right
+                case condition_pb2.ConjunctionExpression.OR:
+                    return left or right
+                case unknown:
+                    raise MalformedBranch(f"this version of propeller does not know the conjunction number {unknown}")
         case "comparison":
             return _compare(expression.comparison, inputs)
         case _:
@@ -66,7 +70,10 @@ def _compare(comparison: condition_pb2.ComparisonExpression, inputs: literals_pb
         raise MalformedBranch(f"a {left_kind} cannot be compared with a {right_kind}")
     if left_kind == "boolean" and comparison.operator not in _EQUALITY:
         raise MalformedBranch("booleans can only be compared for equality")
-    return _COMPARE[comparison.operator](left, right)
+    compare = _COMPARE.get(comparison.operator)
+    if compare is None:
+        raise MalformedBranch(f"this version of propeller does not know the comparison number {comparison.operator}")
+    return compare(left, right)
 
 
 def _operand(operand: condition_pb2.Operand, inputs: literals_pb2.LiteralMap) -> tuple[str, Any]:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from flyteidl.admin import execution_pb2, matchable_resource_pb2
 from flyteidl.core import identifier_pb2, literals_pb2
+from google.protobuf.message import DecodeError
 
 from aerodrome.plugins.api import ErrorKind, Failure
 from aerodrome.propeller.engine.engine import Engine
 from aerodrome.propeller.engine.graph import START, Closure
 from aerodrome.propeller.engine.state import NodeState, Scope
 from aerodrome.propeller.layout import Layout
-from aerodrome.propeller.literals import Literals
+from aerodrome.propeller.literals import Corrupt, Literals
 from aerodrome.propeller.nodes.bindings import Unresolvable, resolve
-from aerodrome.stdlib.errors import AerodromeError, NotFound, PermissionDenied, ResourceExhausted
+from aerodrome.propeller.nodes.earlier import Earlier
+from aerodrome.propeller.nodes.signals import Signals
+from aerodrome.stdlib.errors import AerodromeError, InvalidArgument, NotFound, PermissionDenied, ResourceExhausted
 
 Observation = Callable[[Engine, float], None]
 """Tells the engine what was observed, at an instant in seconds since 1970."""
@@ -37,6 +40,29 @@ class Run:
     plugin_overrides: tuple[matchable_resource_pb2.PluginOverride, ...]
     post: Callable[[Observation], None]
     """Hands an observation to the engine, from anywhere in the loop."""
+    permit: Callable[[], Coroutine[Any, Any, None]]
+    """Returns when a side effect is permitted; raises where this process may not act for the execution any more."""
+    spawn: Callable[[Coroutine[Any, Any, None]], object]
+    """Runs something beside, for as long as this process drives the execution."""
+    signals: Signals = field(default_factory=Signals)
+    earlier: Earlier | None = None
+    """Set if this execution recovers from another one."""
+    _endings: list[Callable[[], None]] = field(default_factory=list)
+
+    def at_end(self, ending: Callable[[], None]) -> None:
+        """Call `ending` when this process drives the execution no longer."""
+        self._endings.append(ending)
+
+    def end(self) -> None:
+        """This process drives the execution no longer."""
+        while self._endings:
+            self._endings.pop()()
+
+    def child_id(self, node: NodeState, attempt: int) -> identifier_pb2.WorkflowExecutionIdentifier:
+        """The execution that an attempt of a launch-plan node starts."""
+        return identifier_pb2.WorkflowExecutionIdentifier(
+            project=self.id.project, domain=self.id.domain, name=self.layout.child_name(node, attempt)
+        )
 
     async def inputs(self, node: NodeState) -> literals_pb2.LiteralMap:
         """The inputs of a node from its bindings.  Raises Unresolvable, or a storage error that may pass."""
@@ -65,9 +91,14 @@ class Run:
         return aliased
 
     async def load(self, literal: literals_pb2.Literal) -> literals_pb2.Literal:
-        """The value of an offloaded literal."""
-        data = await self.literals.storage.read(literal.offloaded_metadata.uri)
-        return literals_pb2.Literal.FromString(data)
+        """The value of an offloaded literal.  Raises Unresolvable if it is gone or damaged, or a storage error."""
+        uri = literal.offloaded_metadata.uri
+        try:
+            return literals_pb2.Literal.FromString(await self.literals.storage.read(uri))
+        except DecodeError as error:
+            raise Unresolvable(f"what is stored at {uri} is not a value: {error}") from error
+        except NotFound as error:
+            raise Unresolvable(f"the value that was stored at {uri} is gone") from error
 
 
 class Handler(Protocol):
@@ -132,7 +163,7 @@ class Coordinating:
 
 def final(error: AerodromeError) -> bool:
     """Whether trying the same storage call again is pointless."""
-    return isinstance(error, NotFound | PermissionDenied | ResourceExhausted)
+    return isinstance(error, NotFound | PermissionDenied | ResourceExhausted | Corrupt | InvalidArgument)
 
 
 def storage_failure(error: AerodromeError, code: str) -> Failure:

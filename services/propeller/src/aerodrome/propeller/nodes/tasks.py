@@ -6,7 +6,6 @@ Source: spec/data-plane.md, 2.1 to 2.9, 5.2, 5.3.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -35,11 +34,15 @@ from aerodrome.plugins.registry import Registry
 from aerodrome.plugins.status import deleted_externally
 from aerodrome.plugins.templating import uses_inputs, uses_task_template
 from aerodrome.propeller.engine.budget import Limits, interruptible_now
-from aerodrome.propeller.engine.phases import TaskPhase
+from aerodrome.propeller.engine.phases import NodePhase, TaskPhase
 from aerodrome.propeller.engine.state import NodeState
 from aerodrome.propeller.layout import DECK, ERROR, FUTURES, OUTPUTS, TASK
 from aerodrome.propeller.literals import Corrupt
+from aerodrome.propeller.nodes.cached import NodeCache
+from aerodrome.propeller.nodes.dynamic import Expander, outputs_of
 from aerodrome.propeller.nodes.handler import Observation, Run, storage_failure
+from aerodrome.propeller.nodes.recovery import checkpoint
+from aerodrome.propeller.nodes.retry import OOM_KILLED, policy_for, with_more_memory
 from aerodrome.propeller.pods import PodHub
 from aerodrome.stdlib.errors import AerodromeError, NotFound, ResourceExhausted
 from aerodrome.stdlib.logger import get_logger
@@ -50,6 +53,8 @@ _NO_POD = "no pod"
 """Key of a node's memo: its attempts are done by this process alone."""
 _WORK = "work"
 """Key of a node's memo: the task of this process that does the attempt, while it does."""
+_KILLED = "oom-killed"
+"""Object beside the results of an attempt that was ended for lack of memory."""
 _TAIL_LINES = 30
 _TRIES = 5
 
@@ -62,23 +67,29 @@ class TaskHandler:
         registry: Registry,
         plugins: TaskPluginsConfig,
         hub: PodHub,
+        expander: Expander,
         *,
         limits: Limits,
         max_output_bytes: int,
         keep_pods: bool = False,
+        cached: NodeCache | None = None,
     ) -> None:
         self._registry = registry
         self._plugins = plugins
         self._hub = hub
+        self._expander = expander
         self._limits = limits
         self._max_output_bytes = max_output_bytes
         self._keep_pods = keep_pods
+        self._cached = cached
         self._in_process: dict[str, bool] = {}
         """By plugin."""
 
     async def prepare(self, run: Run, node: NodeState) -> Observation:
         inputs = await run.inputs(node)
         await run.literals.write(run.layout.inputs(node), inputs)
+        if self._cached is not None and self._cached.concerns(run, node):
+            return await self._cached.prepare(run, node, inputs)
         return lambda engine, now: engine.prepared(node, now)
 
     def in_process(self, run: Run, task: tasks_pb2.TaskTemplate) -> bool:
@@ -97,9 +108,19 @@ class TaskHandler:
         return known
 
     async def start(self, run: Run, node: NodeState, attempt: int) -> None:
+        if self._cached is not None and self._cached.concerns(run, node):
+            await self._cached.start(run, node, attempt, self._begin)
+        else:
+            await self._begin(run, node, attempt)
+
+    async def _begin(self, run: Run, node: NodeState, attempt: int) -> None:
+        """Start the attempt for good, or find it again."""
         try:
             task = node.spec.task
             assert task is not None
+            if node.task_phase is TaskPhase.SUCCEEDED:  # in the execution that this one recovers from
+                run.post(await self._expanded(run, node, attempt, None))
+                return
             plugin = self._registry.resolve(task.type, run.plugin_overrides, self._plugins)
             if self._is_in_process(plugin):
                 await self._do(run, node, attempt, cast(InProcessPlugin, plugin))
@@ -107,7 +128,10 @@ class TaskHandler:
             if not isinstance(plugin, PodPlugin):
                 raise PluginError(_no_pod(task.type, plugin.id))
             context = await self._context(run, node, attempt)
+            policy = policy_for(context, self._limits.retry)
             pod = plugin.build(context)
+            if attempt and policy.memory_factor > 1:
+                pod = with_more_memory(pod, policy, await self._memory_kills(run, node, attempt))
             name = pod["metadata"]["name"]
             if node.task_phase is TaskPhase.RUNNING and await self._hub.runtime.get(run.namespace, name) is None:
                 # It ran, as the journal says, and may have written something: it is lost, and not to be made anew.
@@ -129,6 +153,16 @@ class TaskHandler:
         except AerodromeError as error:
             failed = Failure("StartFailed", error.message, ErrorKind.SYSTEM, retryable=True)
             run.post(lambda engine, now: engine.failed(node, attempt, failed, now))
+        except Exception as error:  # a plugin's fault must end as its task's failure
+            log.exception("an attempt could not be started", node=node.unique_id)
+            broken = Failure("InternalError", repr(error), ErrorKind.SYSTEM, retryable=False)
+            run.post(lambda engine, now: engine.failed(node, attempt, broken, now))
+
+    async def _memory_kills(self, run: Run, node: NodeState, attempt: int) -> int:
+        """How many attempts before this one needed more memory than they had."""
+        prefixes = [run.layout.output_dir(node, earlier) for earlier in range(attempt)]
+        found = [await run.literals.storage.head(f"{prefix}/{_KILLED}") for prefix in prefixes]
+        return sum(metadata is not None for metadata in found)
 
     async def _do(self, run: Run, node: NodeState, attempt: int, plugin: InProcessPlugin) -> None:
         """Have a plugin do the whole attempt here; `abort` cancels it."""
@@ -152,9 +186,23 @@ class TaskHandler:
             failure = verdict if isinstance(verdict, Failure) else None
         if failure is not None:
             final = failure
+            await self._give_back(run, node, attempt)
             return lambda engine, now: engine.failed(node, attempt, final, now, info)
         await run.literals.storage.freeze(prefix)
-        return lambda engine, now: engine.succeeded(node, attempt, now, info)
+        detail = await self._stored(run, node, attempt)
+        return lambda engine, now: engine.succeeded(node, attempt, now, info, detail)
+
+    async def _stored(self, run: Run, node: NodeState, attempt: int) -> dict[str, Any] | None:
+        """Cache the outputs of an attempt; what its last event says of that."""
+        if self._cached is None or not self._cached.concerns(run, node):
+            return None
+        metadata = await self._cached.succeeded(run, node, attempt)
+        return None if metadata is None else {"task_node_metadata": metadata}
+
+    async def _give_back(self, run: Run, node: NodeState, attempt: int) -> None:
+        """Release what the attempt has reserved of the cache."""
+        if self._cached is not None and self._cached.concerns(run, node):
+            await self._cached.ended(run, node, attempt)
 
     async def _write_outputs(
         self, run: Run, node: NodeState, prefix: str, outputs: literals_pb2.LiteralMap
@@ -168,6 +216,7 @@ class TaskHandler:
         return None
 
     async def abort(self, run: Run, node: NodeState, attempt: int, reason: str) -> Observation:
+        await self._give_back(run, node, attempt)
         work: asyncio.Task[None] | None = node.memo.get(_WORK)
         if work is not None:
             work.cancel()
@@ -177,6 +226,8 @@ class TaskHandler:
         return lambda engine, now: engine.aborted(node, attempt, now)
 
     async def finalize(self, run: Run, node: NodeState, attempt: int) -> None:
+        if node.phase is not NodePhase.DYNAMIC_RUNNING:  # its result is what its graph comes to
+            await self._give_back(run, node, attempt)
         if _NO_POD in node.memo:
             return
         if self._keep_pods:
@@ -185,7 +236,32 @@ class TaskHandler:
             await self._delete(run, node, attempt)
 
     async def collect(self, run: Run, node: NodeState) -> Observation:
-        raise AssertionError("a task node nests nothing")
+        """The outputs of what a dynamic task made are the task's own, and judged like those."""
+        prefix = run.layout.output_dir(node)
+        outputs = await run.literals.read(outputs_of(run, node))
+        failure = await self._write_outputs(run, node, prefix, outputs)
+        if failure is not None:
+            final = failure
+            return lambda engine, now: engine.collect_failed(node, final, now)
+        await run.literals.storage.freeze(f"{prefix}/{OUTPUTS}")
+        detail = {**(await self._stored(run, node, node.attempts) or {}), **await self._deck(run, prefix)}
+        return lambda engine, now: engine.collected(node, now, detail=detail)
+
+    async def _expanded(self, run: Run, node: NodeState, attempt: int, info: PhaseInfo | None) -> Observation:
+        """A dynamic task is done, and its node goes on with what it made."""
+        expanded = await self._expander.expand(run, node, attempt)
+        if isinstance(expanded, Failure):
+            failure = expanded
+            return lambda engine, now: engine.failed(node, attempt, failure, now, info)
+        made = expanded
+        detail = {"task_node_metadata": made.metadata, **await self._deck(run, run.layout.output_dir(node, attempt))}
+        return lambda engine, now: engine.expanded(
+            node, attempt, made.graph, now, expansion=made.reference, info=info, detail=detail
+        )
+
+    async def _deck(self, run: Run, prefix: str) -> dict[str, Any]:
+        deck = f"{prefix}/{DECK}"
+        return {} if await run.literals.storage.head(deck) is None else {"deck_uri": deck}
 
     async def _delete(self, run: Run, node: NodeState, attempt: int) -> None:
         name = self._pod_name(run, node, attempt)
@@ -224,7 +300,7 @@ class TaskHandler:
             output_prefix=layout.output_dir(node, attempt),
             raw_output_prefix=layout.raw_prefix(node, attempt),
             checkpoint_prefix=layout.checkpoints(node, attempt),
-            prev_checkpoint_prefix=layout.checkpoints(node, attempt - 1) if attempt else "",
+            prev_checkpoint_prefix=layout.checkpoints(node, attempt - 1) if attempt else checkpoint(run, node),
             task_template_path=template_path,
             inputs=lambda: known,
             environment={pair.key: pair.value for pair in run.spec.envs.values},
@@ -250,25 +326,24 @@ class TaskHandler:
         prefix = run.layout.output_dir(node, attempt)
         failure = info.failure
         document, bad = await self._error_document(run, f"{prefix}/{ERROR}")
-        detail: Mapping[str, Any] | None = None
         if failure is None:
             if await run.literals.storage.head(f"{prefix}/{FUTURES}") is not None:
-                failure = _dynamic(node)
-            else:
-                verdict = await self._outputs(run, node, prefix, document, bad)
-                failure = verdict if isinstance(verdict, Failure) else None
+                await run.literals.storage.freeze(run.layout.raw_prefix(node, attempt))
+                return await self._expanded(run, node, attempt, info)
+            verdict = await self._outputs(run, node, prefix, document, bad)
+            failure = verdict if isinstance(verdict, Failure) else None
         else:
             failure = outcome.explained(failure, document)
         if failure is not None:
+            if failure.code == OOM_KILLED:
+                await run.literals.storage.write(f"{prefix}/{_KILLED}", b"")
             tail = await self._hub.runtime.tail(run.namespace, pod["metadata"]["name"], _TAIL_LINES)
             final = outcome.error_with_log_tail(failure, _own_words(tail))
             final = replace(final, message=self._hub.runtime.mask(final.message))
             return lambda engine, now: engine.failed(node, attempt, final, now, info)
         await run.literals.storage.freeze(prefix)
         await run.literals.storage.freeze(run.layout.raw_prefix(node, attempt))
-        deck = f"{prefix}/{DECK}"
-        if await run.literals.storage.head(deck) is not None:
-            detail = {"deck_uri": deck}
+        detail = {**(await self._stored(run, node, attempt) or {}), **await self._deck(run, prefix)}
         return lambda engine, now: engine.succeeded(node, attempt, now, info, detail)
 
     async def _outputs(
@@ -370,15 +445,6 @@ def _no_pod(task_type: str, plugin: str) -> Failure:
     return Failure(
         "UnsupportedPlugin",
         f"task type {task_type} is run by plugin {plugin}, which does not run as a pod on this data plane",
-        ErrorKind.USER,
-        retryable=False,
-    )
-
-
-def _dynamic(node: NodeState) -> Failure:
-    return Failure(
-        "UnsupportedNodeKind",
-        f"task {node.spec.id} gave a dynamic workflow, which this version of propeller does not run yet",
         ErrorKind.USER,
         retryable=False,
     )
