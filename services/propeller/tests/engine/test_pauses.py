@@ -1,0 +1,167 @@
+"""When retries begin: the rule, and the engine on it."""
+
+from __future__ import annotations
+
+import pytest
+from flyteidl.core import compiler_pb2, identifier_pb2, tasks_pb2
+from graphs import identifier
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aerodrome.plugins.api import ErrorKind, Failure
+from aerodrome.propeller.engine.budget import Limits, RetryPolicy, pause_after, policy_of
+from aerodrome.propeller.engine.engine import Engine
+from aerodrome.propeller.engine.graph import END, START, Closure
+from aerodrome.propeller.engine.phases import NodePhase, WorkflowPhase
+from aerodrome.propeller.engine.state import Abort, NodeState, SavedNode, SavedWorkflow, Start, Step, TaskTransition
+
+POLICIES = st.builds(
+    RetryPolicy,
+    backoff=st.floats(0, 1e5),
+    factor=st.floats(1, 1000),
+    max_backoff=st.floats(0, 1e5),
+    jitter=st.floats(0, 1),
+)
+
+
+@given(POLICIES, st.integers(0, 10_000), st.text(max_size=8))
+def test_a_pause_is_bounded_and_the_same_each_time(policy: RetryPolicy, attempt: int, key: str) -> None:
+    pause = policy.pause(attempt, key)
+    assert 0 <= pause <= policy.max_backoff or policy.backoff == 0
+    assert pause == policy.pause(attempt, key)
+
+
+def test_pauses_grow_up_to_their_limit() -> None:
+    policy = RetryPolicy(backoff=2, factor=3, max_backoff=30, jitter=0)
+    assert [policy.pause(attempt, "") for attempt in range(5)] == [2, 6, 18, 30, 30]
+
+
+def test_what_failed_together_does_not_come_back_together() -> None:
+    limits = Limits(retry=RetryPolicy(backoff=10, jitter=0.5))
+    pauses = {pause_after(None, 0, f"n{number}", limits) for number in range(100)}
+    assert len(pauses) == 100
+    assert min(pauses) < 6
+    assert max(pauses) > 9
+    other = Limits(retry=RetryPolicy(backoff=10, jitter=0.5), jitter_seed="another execution")
+    assert pause_after(None, 0, "n0", other) != pause_after(None, 0, "n0", limits)
+
+
+def test_a_task_says_it_by_its_config_or_by_annotations_of_its_pod() -> None:
+    default = RetryPolicy(backoff=1)
+    plain = tasks_pb2.TaskTemplate(config={"aerodrome.retry.backoff": "2s", "aerodrome.retry.memory-limit": "2Gi"})
+    assert policy_of(plain, default) == RetryPolicy(backoff=2, memory_limit="2Gi")
+    pod = tasks_pb2.TaskTemplate(config={"aerodrome.retry.factor": "1.5", "primary_container_name": "x"})
+    pod.k8s_pod.metadata.annotations.update({"aerodrome.retry.backoff": "3", "aerodrome.retry.factor": "9", "a/b": "c"})
+    assert policy_of(pod, default) == RetryPolicy(backoff=3, factor=1.5)
+    assert policy_of(None, default) is default
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("backoff", "soon"),
+        ("backoff", "-1s"),
+        ("max-backoff", "1000h"),
+        ("factor", "0.5"),
+        ("factor", "nan"),
+        ("jitter", "2"),
+        ("memory-factor", "many"),
+        ("memory-limit", "2 gigs"),
+        ("tries", "3"),
+    ],
+)
+def test_what_cannot_be_read_is_named(key: str, value: str) -> None:
+    task = tasks_pb2.TaskTemplate(config={f"aerodrome.retry.{key}": value})
+    with pytest.raises(ValueError, match=f"aerodrome.retry.{key}"):
+        policy_of(task, RetryPolicy())
+    assert pause_after(task, 0, "n0", Limits()) == 0
+
+
+POLICY = Limits(retry=RetryPolicy(backoff=4, factor=2, jitter=0))
+
+
+def failed(kind: ErrorKind) -> Failure:
+    return Failure("Broken", "it broke", kind, retryable=True)
+
+
+def one_task() -> Closure:
+    closure = compiler_pb2.CompiledWorkflowClosure()
+    closure.tasks.add().template.id.CopyFrom(identifier("task", identifier_pb2.TASK))
+    template = closure.primary.template
+    template.id.CopyFrom(identifier("w"))
+    template.nodes.add(id=START)
+    node = template.nodes.add(id="n0")
+    node.task_node.reference_id.CopyFrom(identifier("task", identifier_pb2.TASK))
+    node.metadata.retries.retries = 2
+    template.nodes.add(id=END)
+    closure.primary.connections.downstream[START].ids.append("n0")
+    closure.primary.connections.downstream["n0"].ids.append(END)
+    return Closure(closure)
+
+
+def begun() -> tuple[Engine, NodeState]:
+    engine = Engine(one_task(), limits=POLICY)
+    engine.begin(1.0)
+    node = engine.root.node("n0")
+    engine.prepared(node, 2.0)
+    engine.take()
+    return engine, node
+
+
+def starts(step: Step) -> list[int]:
+    return [command.attempt for command in step.permitted if isinstance(command, Start)]
+
+
+def test_a_retry_begins_when_its_pause_is_over() -> None:
+    engine, node = begun()
+    engine.failed(node, 0, failed(ErrorKind.USER), 100.0)
+    step = engine.take()
+    assert starts(step) == []
+    assert engine.next_deadline() == 104.0
+    (queued,) = [each for each in step.transitions if isinstance(each, TaskTransition) and each.attempt == 1]
+    assert "4.0 s after" in queued.info.reason
+    engine.tick(103.9)
+    assert starts(engine.take()) == []
+    engine.tick(104.0)
+    assert starts(engine.take()) == [1]
+    engine.failed(node, 1, failed(ErrorKind.SYSTEM), 200.0)
+    engine.take()
+    assert engine.next_deadline() == 208.0
+    engine.tick(208.0)
+    engine.succeeded(node, 2, 209.0)
+    engine.prepared(engine.root.node(END), 210.0)
+    assert engine.phase is WorkflowPhase.SUCCEEDED
+
+
+def test_an_abort_ends_a_pause() -> None:
+    engine, node = begun()
+    engine.failed(node, 0, failed(ErrorKind.USER), 100.0)
+    engine.take()
+    engine.abort("enough", 101.0)
+    step = engine.take()
+    assert [command.attempt for command in step.permitted if isinstance(command, Abort)] == [1]
+    assert engine.next_deadline() is None
+    engine.tick(110.0)
+    assert starts(engine.take()) == []
+    engine.aborted(node, 1, 110.0)
+    engine.take()
+    assert (engine.phase, node.phase) == (WorkflowPhase.ABORTED, NodePhase.ABORTED)
+
+
+def test_a_restart_does_not_shorten_a_pause() -> None:
+    engine, node = begun()
+    engine.failed(node, 0, failed(ErrorKind.USER), 100.0)
+    saved = SavedNode(
+        phase=node.phase, attempts=node.attempts, attempt_at=node.attempt_at, queued_at=1.0, task_phase=node.task_phase
+    )
+    start = engine.root.node(START)
+    nodes = {"n0": saved, START: SavedNode(phase=start.phase)}
+    again = Engine(one_task(), limits=POLICY)
+    again.restore(SavedWorkflow(phase=WorkflowPhase.RUNNING, nodes=nodes), 101.0)
+    assert starts(again.take()) == []
+    assert again.next_deadline() == 104.0
+    again.tick(104.0)
+    assert starts(again.take()) == [1]
+    late = Engine(one_task(), limits=POLICY)
+    late.restore(SavedWorkflow(phase=WorkflowPhase.RUNNING, nodes=nodes), 500.0)
+    assert starts(late.take()) == [1]
