@@ -236,7 +236,7 @@ class TestConfiguration:
 
     @pytest.mark.parametrize(("what", "limit"), [("labels", 3), ("annotations", 2)])
     async def test_too_many_are_refused_but_not_of_single_tasks(self, what: str, limit: int, platform: Served) -> None:
-        many = {what: {"values": {f"k{at}": "v" for at in range(limit + 1)}}}
+        many: dict[str, Any] = {what: {"values": {f"k{at}": "v" for at in range(limit + 1)}}}
         assert await refused(platform.admin.CreateExecution(request_for(**many))) == (
             "INVALID_ARGUMENT",
             f"{what} has too many entries [{limit + 1} > {limit}]",
@@ -331,7 +331,8 @@ class TestClusters:
         project = await new_project(platform)
         for level, label in levels.items():
             await attribute(platform, level, project, executionClusterLabel={"value": label})
-        request = request_for(**({"executionClusterLabel": {"value": asked}} if asked else {}))
+        own: dict[str, Any] = {"executionClusterLabel": {"value": asked}} if asked else {}
+        request = request_for(**own)
         request.project = project
         metadata = (await run(platform, request)).metadata.system_metadata
         assert metadata.execution_cluster == expected

@@ -177,6 +177,7 @@ class TestBudgets:
             "2.00 s, send fewer requests, or let an operator raise limits.requestBudget"
         )
         (trailer,) = [value for key, value in caught.value.trailing_metadata() if key == "grpc-status-details-bin"]
+        assert isinstance(trailer, bytes)
         (detail,) = Status.FromString(trailer).details
         info = RetryInfo()
         assert detail.Unpack(info)
