@@ -48,6 +48,7 @@ from aerodrome.propeller.nodes.children import ChildWatch
 from aerodrome.propeller.nodes.dynamic import Expander
 from aerodrome.propeller.nodes.earlier import Earlier
 from aerodrome.propeller.nodes.handler import Handler, ItemsHandler, Observation, Run, final, storage_failure
+from aerodrome.propeller.nodes.retry import limits_of
 from aerodrome.propeller.nodes.recovery import take_over
 from aerodrome.propeller.nodes.signals import Signals
 from aerodrome.propeller.source import LeaseLost, LeaseSource, Session
@@ -253,7 +254,8 @@ class Execution:
             output_uri=f"{layout.data_dir}/{END}/data/0/{OUTPUTS}",
             plugin_names=around.plugin_names,
         )
-        engine = Engine(closure, limits=around.limits, max_parallelism=spec.max_parallelism)
+        limits = limits_of(self.name, spec, around.limits)
+        engine = Engine(closure, limits=limits, max_parallelism=spec.max_parallelism)
         for signal in assignment.signals:
             self._signals.set(signal.signal_id, signal.value)
         saved = transcript.read(assignment)
