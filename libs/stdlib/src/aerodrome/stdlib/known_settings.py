@@ -211,6 +211,7 @@ runtime: **
 console: **
 notifier: **
 journal: **
+bus: **
 """
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from aerodrome.admin.external_config import CloudEventsConfig, ExternalEventsConfig
 from aerodrome.admin.journal_config import JournalConfig
 from aerodrome.admin.limits_config import LimitsConfig
 from aerodrome.stdlib.config import (
@@ -20,6 +21,7 @@ from aerodrome.stdlib.config import (
     StorageConfig,
     TelemetryConfig,
 )
+from aerodrome.stdlib.pubsub.config import BusConfig
 
 
 class FeatureGates(Section):
@@ -365,6 +367,9 @@ class AdminConfig(Section):
     limits: LimitsConfig = LimitsConfig()
     retention: RetentionConfig = RetentionConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
+    bus: BusConfig = BusConfig()
+    external_events: ExternalEventsConfig = ExternalEventsConfig()
+    cloud_events: CloudEventsConfig = CloudEventsConfig()
     notifications: NotificationsConfig = NotificationsConfig()
     logger: LoggerConfig = LoggerConfig()
     otel: TelemetryConfig = TelemetryConfig()

@@ -21,6 +21,7 @@ from flyteidl.service.dataproxy_pb2_grpc import add_DataProxyServiceServicer_to_
 from flyteidl.service.signal_pb2_grpc import add_SignalServiceServicer_to_server
 
 from aerodrome.admin.config import AdminConfig, PostgresConfig, ServerConfig
+from aerodrome.admin.managers.announcing import NOBODY, Announcements, Outside, open_outside
 from aerodrome.admin.managers.attributes import AttributeManager
 from aerodrome.admin.managers.children import ChildManager
 from aerodrome.admin.managers.compiling import Compiler
@@ -62,6 +63,8 @@ from aerodrome.stdlib.postgres.database import Database, create_if_missing
 from aerodrome.stdlib.postgres.migrations import migrate
 from aerodrome.stdlib.postgres.notify import Announcer, Listener
 from aerodrome.stdlib.postgres.outbox import OutboxRelay, Outgoing, Publish
+from aerodrome.stdlib.pubsub.bus import Bus
+from aerodrome.stdlib.pubsub.opening import open_bus
 from aerodrome.stdlib.rpc.server import RpcServer
 from aerodrome.stdlib.storage import LocalSigner, Storage, open_storage
 from aerodrome.stdlib.telemetry import Telemetry
@@ -71,13 +74,16 @@ log = get_logger(__name__)
 MIGRATIONS = "aerodrome.admin.migrations"
 SERVICE = "admin"
 """The name under which the migrations are recorded."""
+_ANNOUNCED_AT_ONCE = 512
 DEFAULT_MESSAGE_BYTES = 64 * 2**20
 
 
 class Admin:
     """Registration, executions, the journal and the data proxy, on a database whose tables exist.
 
-    `publish` takes the messages of the outbox; without it nobody is there to hear them, and they are dropped.
+    What happens is announced on `bus`, and accepted events to those `outside` who listen (see managers.announcing);
+    without a bus nobody is there to hear of anything, and the outbox is emptied unheard.  `publish` takes the messages
+    of the outbox instead.
     `catalog` is told which executions are deleted, so that the cache forgets what they made.
     """
 
@@ -90,6 +96,8 @@ class Admin:
         clock: Clock,
         public_url: Callable[[], str],
         telemetry: Telemetry | None = None,
+        bus: Bus | None = None,
+        outside: Outside = NOBODY,
         publish: Publish | None = None,
         catalog: Catalog | None = None,
     ) -> None:
@@ -102,10 +110,13 @@ class Admin:
         self._listener = Listener(database.dsn)
         self._compiler = Compiler(inline_bytes=limits.inline_compile_bytes, workers=limits.compile_workers)
         self._partitions = PartitionKeeper(database, clock)
-        self._relay = OutboxRelay(database, publish or _nobody_listens)
+        if publish is None:
+            publish = _nobody_listens if bus is None else Announcements(database, bus, outside).publish
+        # A bus within the process returns when a message is handled: many wait at once.
+        self._relay = OutboxRelay(database, publish, parallel=_ANNOUNCED_AT_ONCE)
         self._work = WorkAnnouncer(self._announcer)
         self._sessions = SessionManager(database, clock, config)
-        self._journal = JournalWriter(database, storage, clock, config)
+        self._journal = JournalWriter(database, storage, clock, config, emits=outside.kinds)
         self._leases = LeaseManager(
             database, self._sessions, self._work, config, announcer=self._announcer, listener=self._listener
         )
@@ -224,7 +235,16 @@ async def serve(config_files: Sequence[Path], overrides: Mapping[str, Any]) -> N
         await migrate(database, MIGRATIONS, service=SERVICE)
         signer = LocalSigner(secrets.token_bytes(32), lambda: public_url, clock)
         storage = await stack.enter_async_context(open_storage(config.storage, clock=clock, signer=signer))
-        admin = Admin(config, database=database, storage=storage, clock=clock, public_url=lambda: public_url)
+        bus = await stack.enter_async_context(open_bus(config.bus, database=database))
+        admin = Admin(
+            config,
+            database=database,
+            storage=storage,
+            clock=clock,
+            public_url=lambda: public_url,
+            bus=bus,
+            outside=await open_outside(config, bus, stack),
+        )
         await admin.prepare()
         server = RpcServer(
             address=f"{config.server.host}:{grpc_config.port}",

@@ -18,6 +18,7 @@ from aiohttp import web
 from aerodrome import console
 from aerodrome.admin import gateway
 from aerodrome.admin.main import Admin
+from aerodrome.admin.managers.announcing import open_outside
 from aerodrome.plugins.api import TaskContext
 from aerodrome.plugins.names import generated_name, pod_name
 from aerodrome.propeller.main import Propeller, local_runtime
@@ -28,7 +29,7 @@ from aerodrome.stdlib.clock import SystemClock
 from aerodrome.stdlib.logger import get_logger
 from aerodrome.stdlib.postgres.database import Database
 from aerodrome.stdlib.postgres.migrations import migrate
-from aerodrome.stdlib.postgres.outbox import Outgoing
+from aerodrome.stdlib.pubsub.memory import MemoryBus
 from aerodrome.stdlib.rpc.direct import DirectChannel
 from aerodrome.stdlib.rpc.oneport import OnePort
 from aerodrome.stdlib.rpc.runtime_dir import runtime_dir
@@ -69,11 +70,8 @@ class Platform:
             telemetry = Telemetry(config.admin.otel)
             stack.push_async_callback(telemetry.aclose)
 
-            async def publish(message: Outgoing) -> None:
-                # It is handled in this process, before the outbox forgets it.
-                if message.topic == scheduling.TOPIC:
-                    await scheduler.launch_plan_changed(message.payload)
-
+            # It forgets what nobody has handled when the process ends; the outbox does not.
+            bus = MemoryBus()
             admin = Admin(
                 config.admin,
                 database=database,
@@ -81,7 +79,8 @@ class Platform:
                 clock=self._clock,
                 public_url=self._public_url,
                 telemetry=telemetry,
-                publish=publish,
+                bus=bus,
+                outside=await open_outside(config.admin, bus, stack),
             )
             socket = runtime_dir(config.data_dir) / "grpc.sock"
             server = RpcServer(
@@ -91,7 +90,7 @@ class Platform:
                 server.add(add_to_server, servicer)
             channel = DirectChannel([server])
             scheduler = scheduling.Scheduler(
-                config.scheduler, database=database, channel=channel, clock=self._clock, telemetry=telemetry
+                config.scheduler, database=database, channel=channel, clock=self._clock, bus=bus, telemetry=telemetry
             )
             for add_to_server, servicer in scheduler.services():
                 server.add(add_to_server, servicer)
@@ -103,6 +102,7 @@ class Platform:
                 await port.start()
                 self._port = port.port
                 await admin.prepare()
+                await scheduler.prepare()
                 serving.push_async_callback(port.stop)
                 await server.start()
                 serving.push_async_callback(server.stop)

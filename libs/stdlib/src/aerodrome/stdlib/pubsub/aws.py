@@ -94,6 +94,7 @@ class AwsBus:
         self._exits = AsyncExitStack()
         self._topics: dict[str, str] = {}
         self._queues: dict[tuple[str, str], str] = {}
+        self._plain: dict[str, str] = {}
         self._counted: dict[str, tuple[float, int]] = {}
         self._wakeups: dict[str, set[asyncio.Event]] = {}
         self._sns: SNSClient | None = None
@@ -190,6 +191,25 @@ class AwsBus:
                 self.wake(topic)
                 return
         raise NotFound(f"{group} has no dead letter {id} of {topic}")
+
+    async def send_plainly(self, topic: str, text: str, attributes: Mapping[str, str]) -> None:
+        """Publish text to a standard SNS topic that is not one of this bus, by ARN or by name (made if missing)."""
+        arn = topic
+        if not topic.startswith("arn:"):
+            arn = (
+                self._plain.get(topic)
+                or (await _reach(self.sns.create_topic(Name=topic.replace(".", "-"))))["TopicArn"]
+            )
+            self._plain[topic] = arn
+        await _reach(
+            self.sns.publish(
+                TopicArn=arn,
+                Message=text,
+                MessageAttributes={
+                    name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()
+                },
+            )
+        )
 
     async def bury(self, message: Message, group: str) -> None:
         """Keep a message that was given up."""

@@ -228,6 +228,11 @@ class NatsBus:
         await _reach(self.js.delete_msg(_DEAD, raw.seq))
         await self.hint(topic, "back")
 
+    async def send_plainly(self, subject: str, body: bytes, headers: Mapping[str, str]) -> None:
+        """Publish to a subject that is not a topic of this bus, and wait until the server has it."""
+        await _reach(self._client.publish(subject, body, headers=dict(headers)))
+        await _reach(self._client.flush(int(_TIMEOUT_SECONDS)))
+
     async def bury(self, message: Message, group: str) -> None:
         """Keep a message that was given up."""
         described = _described(message.id, message.key, message.published_at, message.headers, message.attempt)

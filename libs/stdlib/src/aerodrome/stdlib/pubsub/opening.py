@@ -3,50 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from aerodrome.stdlib.config import Section
 from aerodrome.stdlib.errors import FailedPrecondition, InvalidArgument
 from aerodrome.stdlib.postgres.database import Database
 from aerodrome.stdlib.pubsub.bus import Bus
+from aerodrome.stdlib.pubsub.config import AwsBusConfig, BusConfig, NatsConfig
 from aerodrome.stdlib.pubsub.memory import MemoryBus
 
-
-class NatsConfig(Section):
-    """`bus.nats`."""
-
-    servers: list[str] = ["nats://127.0.0.1:4222"]
-    user: str = ""
-    password: SecretStr = SecretStr("")
-    password_path: Path | None = None
-    """A file with the password, instead of the password itself."""
-    token: SecretStr = SecretStr("")
-    token_path: Path | None = None
-
-
-class AwsBusConfig(Section):
-    """`bus.aws`: SNS and SQS; what is empty is left to the environment's AWS configuration."""
-
-    region: str = ""
-    endpoint: str = ""
-    access_key: str = ""
-    secret_key: SecretStr = SecretStr("")
-    prefix: str = "aerodrome"
-    """Begins the names of topics and queues."""
-
-
-class BusConfig(Section):
-    """`bus`: how services tell each other what happened."""
-
-    type: Literal["memory", "postgres", "nats", "aws"] = "postgres"
-    """`memory` works only where all services are one process."""
-    nats: NatsConfig = NatsConfig()
-    aws: AwsBusConfig = AwsBusConfig()
+if TYPE_CHECKING:
+    from aerodrome.stdlib.pubsub.nats import NatsBus
 
 
 def open_bus(config: BusConfig, *, database: Database | None = None) -> AbstractAsyncContextManager[Bus]:
@@ -56,19 +27,17 @@ def open_bus(config: BusConfig, *, database: Database | None = None) -> Abstract
     each other by it share the database.
     Raises FailedPrecondition where the configuration cannot work, and Unavailable when the servers are away.
     """
-    opening: Callable[[], AbstractAsyncContextManager[Bus]]
     match config.type:
         case "memory":
-            opening = _memory
+            return _memory()
         case "postgres":
             if database is None:
                 raise FailedPrecondition("bus.type is postgres, and this service has no database for it")
             return _postgres(database)
         case "nats":
-            return _nats(config.nats)
+            return nats_bus(config.nats)
         case "aws":
             return _aws(config.aws)
-    return opening()
 
 
 @asynccontextmanager
@@ -85,19 +54,18 @@ async def _postgres(database: Database) -> AsyncIterator[Bus]:
         yield bus
 
 
-@asynccontextmanager
-async def _nats(config: NatsConfig) -> AsyncIterator[Bus]:
+def nats_bus(config: NatsConfig) -> NatsBus:
+    """A bus on the configured servers, not open yet.  Raises FailedPrecondition if the login cannot be read."""
     from aerodrome.stdlib.pubsub.nats import NatsBus
 
     if not config.servers:
-        raise InvalidArgument("bus.nats.servers is empty: name at least one server, like nats://nats:4222")
-    async with NatsBus(
+        raise InvalidArgument("nats.servers is empty: name at least one server, like nats://nats:4222")
+    return NatsBus(
         config.servers,
         user=config.user or None,
-        password=secret(config.password, config.password_path, "bus.nats.password-path") or None,
-        token=secret(config.token, config.token_path, "bus.nats.token-path") or None,
-    ) as bus:
-        yield bus
+        password=secret(config.password, config.password_path, "nats.password-path") or None,
+        token=secret(config.token, config.token_path, "nats.token-path") or None,
+    )
 
 
 @asynccontextmanager

@@ -81,9 +81,20 @@ _DECODE_AT_ONCE = 400
 
 
 class JournalWriter:
-    """Writes what happens to executions; `run` has to be running for anything to be written."""
+    """Writes what happens to executions; `run` has to be running for anything to be written.
 
-    def __init__(self, database: Database, storage: Storage, clock: Clock, config: AdminConfig) -> None:
+    Accepted events of the kinds in `emits` (workflow, node, task) go to the outbox as well.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        storage: Storage,
+        clock: Clock,
+        config: AdminConfig,
+        *,
+        emits: frozenset[str] = frozenset(),
+    ) -> None:
         settings = config.journal
         self._database = database
         self._storage = storage
@@ -96,7 +107,7 @@ class JournalWriter:
         self._ids: OrderedDict[tuple[str, str, str], int] = OrderedDict()
         self._lanes = [
             _Lane(
-                Recorder(database, clock, cached_nodes=settings.cached_nodes // settings.writers),
+                Recorder(database, clock, cached_nodes=settings.cached_nodes // settings.writers, emits=emits),
                 self.tell,
                 group_weight=settings.group_transitions,
                 most_pending=max(1, settings.pending_transitions // settings.writers),

@@ -13,11 +13,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from flyteidl.admin.event_pb2 import WorkflowExecutionEventRequest
+from flyteidl.admin.event_pb2 import (
+    NodeExecutionEventRequest,
+    TaskExecutionEventRequest,
+    WorkflowExecutionEventRequest,
+)
 from flyteidl.core.identifier_pb2 import WorkflowExecutionIdentifier
 from flyteidl.event.event_pb2 import WorkflowExecutionEvent
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from aerodrome.admin.domain.announcing import EVENT_TOPICS, TERMINAL_TOPIC
 from aerodrome.admin.domain.attempts import fold_task, fold_task_state
 from aerodrome.admin.domain.folding import (
     ItemChange,
@@ -62,12 +67,13 @@ _FOLD_AT_ONCE = 200
 """How many transitions are folded before others get a turn."""
 _ITEMS_PER_WEIGHT = 10
 """How many map items cost as much to write as one transition."""
-TERMINAL_TOPIC = "executions.terminal"
-"""Outbox topic of executions that ended: key is the execution id, payload a WorkflowExecutionEventRequest."""
 
 
 class Gone(NotFound):
     """The execution of an operation does not exist (any more)."""
+
+
+_EMITTED: dict[type[object], str] = {WorkflowReport: "workflow", NodeReport: "node", TaskReport: "task"}
 
 
 # --- operations
@@ -189,14 +195,19 @@ class _Working:
 class Recorder:
     """Writes groups, one at a time; remembers rows of up to `cached_nodes` nodes between them.
 
+    `emits` are the kinds of events that others want to hear of: accepted ones go to the outbox too.
+
     Rows are read without locks and folded in memory.  One statement then locks the executions, sees that none has moved
     on since, and writes everything; mostly it is the group's only round trip.  If one has moved on (a lease passed on,
     another replica wrote), the group is read and folded again under locks.
     """
 
-    def __init__(self, database: Database, clock: Clock, *, cached_nodes: int) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, *, cached_nodes: int, emits: frozenset[str] = frozenset()
+    ) -> None:
         self._database = database
         self._clock = clock
+        self._emits = emits
         self._cached_nodes = cached_nodes
         self._remembered: OrderedDict[int, _Memory] = OrderedDict()
         self._weight = 0
@@ -213,14 +224,14 @@ class Recorder:
         it; operations are idempotent, so that they can be repeated).
         """
         execution_ids = sorted({operation.execution_id for operation in operations})
-        group = _Group(self._clock.now())
+        group = _Group(self._clock.now(), self._emits)
         try:
             try:
                 outcomes = await self._record(group, execution_ids, operations)
             except Conflict:
                 for execution_id in execution_ids:
                     self.forget(execution_id)
-                group = _Group(self._clock.now())
+                group = _Group(self._clock.now(), self._emits)
                 outcomes = await self._record_locked(group, execution_ids, operations)
         except BaseException:
             for execution_id in execution_ids:
@@ -315,8 +326,10 @@ async def record_within(
 class _Group:
     """The work of one transaction: recall or read, fold, write."""
 
-    def __init__(self, now: datetime) -> None:
+    def __init__(self, now: datetime, emits: frozenset[str] = frozenset()) -> None:
         self._now = now
+        self._emits = emits
+        self._emitted: list[tuple[str, str, bytes]] = []
         self._folded = 0
         self.told = Told()
         self.executions: dict[int, _Working] = {}
@@ -401,7 +414,7 @@ class _Group:
 
     async def write(self, connection: Connection) -> None:
         """Write everything that changed.  Raises Conflict if one of the executions has moved on."""
-        changes = Changes()
+        changes = Changes(outbox=list(self._emitted))
         for execution_id, working in self.executions.items():
             changes.leases.append((working.lease, working.mark, working.lease_changed))
             changes.entries += working.entries
@@ -482,6 +495,8 @@ class _Group:
                 results.append(_RESULT_ACCEPTED)
                 report.recorded = True
                 self._enter(working, report.kind, report.transition.SerializeToString())
+                if self._emits:
+                    self._emit(working, report)
             else:
                 result = _result_of(verdict)
                 statuses.append(result.status)
@@ -515,6 +530,8 @@ class _Group:
             lease.state = "closed"
         report.recorded = True
         self._enter(working, EntryKind.EVENT, report.transition.SerializeToString())
+        if self._emits:
+            self._emit(working, report)
         return None
 
     def _abort(self, working: _Working, abort: Abort) -> AerodromeError | None:
@@ -573,6 +590,22 @@ class _Group:
         lease.last_sequence += 1
         working.lease_changed = True
         working.entries.append((lease.execution_id, lease.last_sequence, lease.epoch, kind, body))
+
+    def _emit(self, working: _Working, report: Report) -> None:
+        """Let others hear of an accepted event."""
+        kind = _EMITTED.get(type(report))
+        if kind not in self._emits or isinstance(report, ItemsReport) or report.event is None:
+            return
+        key = str(working.folded.execution_id)
+        request_id = f"{key}-{working.lease.last_sequence}"
+        request: WorkflowExecutionEventRequest | NodeExecutionEventRequest | TaskExecutionEventRequest
+        if isinstance(report, WorkflowReport):
+            request = WorkflowExecutionEventRequest(request_id=request_id, event=report.event)
+        elif isinstance(report, NodeReport):
+            request = NodeExecutionEventRequest(request_id=request_id, event=report.event)
+        else:
+            request = TaskExecutionEventRequest(request_id=request_id, event=report.event)
+        self._emitted.append((EVENT_TOPICS[kind], key, request.SerializeToString()))
 
     def _close(self, working: _Working) -> None:
         """The execution is over: nobody holds it any more, and others are told."""
