@@ -268,8 +268,40 @@ def test_what_a_handler_adds_goes_along() -> None:
     assert event.task_node_metadata == metadata
     child = event_pb2.WorkflowNodeMetadata(execution_id=EXECUTION)
     detail_of_plan = {"workflow_node_metadata": child}
-    launched = NodeTransition(begun().root.node("lp"), NodePhase.RUNNING, AT, None, detail_of_plan)
-    assert node_event(launched).workflow_node_metadata == child
+    taken_over = NodeTransition(begun().root.node("lp"), NodePhase.RECOVERED, AT, None, detail_of_plan)
+    assert node_event(taken_over).workflow_node_metadata == child
+
+
+def test_what_a_launch_plan_node_launches_is_told_once_it_runs() -> None:
+    node = begun().root.node("lp")
+    for phase in (NodePhase.QUEUED, NodePhase.FAILED):  # a launch that was refused has made nothing
+        assert not node_event(NodeTransition(node, phase, AT)).HasField("workflow_node_metadata")
+    for phase in (NodePhase.RUNNING, NodePhase.SUCCEEDED):
+        child = node_event(NodeTransition(node, phase, AT)).workflow_node_metadata.execution_id
+        assert (child.project, child.domain, child.name) == ("p", "d", "e0-lp-0")
+
+
+def test_whatever_is_inside_of_a_dynamic_node_says_so() -> None:
+    engine = begun()
+    node = engine.root.node("n0")
+    engine.prepared(node, AT)
+    engine.expanded(node, 0, closure().root(), AT, expansion="")
+    assert node.inner is not None
+    inner = node.inner.node("sub")
+    engine.take()
+    engine.prepared(inner, AT)
+    assert all(event.is_in_dynamic_chain for event in node_events(engine.take().transitions))
+    assert not node_event(NodeTransition(node, NodePhase.SUCCEEDED, AT)).is_in_dynamic_chain
+
+
+def test_an_attempt_that_failed_says_where_its_checkpoints_are() -> None:
+    engine = begun()
+    node = engine.root.node("n0")
+    engine.prepared(node, AT)
+    event = node_event(NodeTransition(node, NodePhase.FAILED, AT))
+    assert event.task_node_metadata.checkpoint_uri.endswith("/_flytecheckpoints")
+    skipped = node_event(NodeTransition(begun().root.node("n0"), NodePhase.SKIPPED, AT))
+    assert not skipped.HasField("task_node_metadata")
 
 
 def test_a_change_of_what_is_only_remembered_is_no_event() -> None:

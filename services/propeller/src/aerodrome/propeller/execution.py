@@ -31,12 +31,14 @@ from aerodrome.propeller.engine.state import (
     FinalizeItem,
     FreeCommand,
     NodeState,
+    NodeTransition,
     PermittedCommand,
     Prepare,
     SavedWorkflow,
     Start,
     StartItem,
     Step,
+    TaskTransition,
     Transition,
     WorkflowTransition,
 )
@@ -85,6 +87,8 @@ class Surroundings:
     admin: AdminClient
     children: ChildWatch
     expander: Expander
+    item_nodes: bool = False
+    """Every item of a map is shown as a node of its own."""
 
 
 class ClosureCache:
@@ -253,6 +257,7 @@ class Execution:
             layout,
             output_uri=f"{layout.data_dir}/{END}/data/0/{OUTPUTS}",
             plugin_names=around.plugin_names,
+            item_nodes=around.item_nodes,
         )
         limits = limits_of(self.name, spec, around.limits)
         engine = Engine(closure, limits=limits, max_parallelism=spec.max_parallelism)
@@ -377,12 +382,12 @@ class Execution:
 
     async def _append(self, engine: Engine, transitions: list[Transition]) -> None:
         assert self._transcript is not None
-        for part in _parts(transcript.coalesced(transitions)):
+        for part in _parts(self._transcript.coalesced(transitions)):
             result = await self._send(self._transcript.write(part))
             for transition, answer in zip(part, result.results, strict=True):
                 if answer.status == journal_pb2.TRANSITION_STATUS_ABORTING:
                     self._aborting = True
-                    if not isinstance(transition, WorkflowTransition | transcript.ItemsTransition):
+                    if isinstance(transition, NodeTransition | TaskTransition):
                         engine.not_permitted(transition.node)
                 elif answer.status == journal_pb2.TRANSITION_STATUS_REFUSED:
                     log.error("transition refused", execution=self.name, what=repr(transition), why=answer.reason)
@@ -504,9 +509,7 @@ def _weight(transition: transcript.Written) -> int:
 
 
 def _node(transition: transcript.Written) -> NodeState | None:
-    if isinstance(transition, WorkflowTransition | transcript.ItemsTransition):
-        return None
-    return transition.node
+    return transition.node if isinstance(transition, NodeTransition | TaskTransition) else None
 
 
 def _resources(resolved: journal_pb2.ResolvedResources) -> matchable_resource_pb2.TaskResourceAttributes:

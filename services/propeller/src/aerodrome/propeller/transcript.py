@@ -6,7 +6,7 @@ Source: spec/data-plane.md, section 6.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -16,9 +16,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from aerodrome.idl.journal.v1 import journal_pb2
 from aerodrome.idl.propeller.v1 import state_pb2
+from aerodrome.plugins import names
 from aerodrome.plugins.api import ErrorKind, Failure, PhaseInfo
 from aerodrome.plugins.catalogue import advised, bounded
-from aerodrome.propeller.engine.graph import NodeKind
+from aerodrome.propeller.engine.graph import NodeKind, NodeSpec
 from aerodrome.propeller.engine.items import ItemInfo, ItemPlan, SavedItem
 from aerodrome.propeller.engine.phases import NodePhase, TaskPhase, WorkflowPhase
 from aerodrome.propeller.engine.state import (
@@ -27,6 +28,7 @@ from aerodrome.propeller.engine.state import (
     NodeTransition,
     SavedNode,
     SavedWorkflow,
+    Scope,
     TaskTransition,
     Transition,
     WorkflowTransition,
@@ -46,6 +48,7 @@ MAX_ITEMS = 5_000
 
 _W = execution_pb2.WorkflowExecution
 _N = execution_pb2.NodeExecution
+_T = execution_pb2.TaskExecution
 
 WORKFLOW_EVENT: Mapping[WorkflowPhase, int] = {
     WorkflowPhase.RUNNING: _W.RUNNING,
@@ -66,11 +69,18 @@ NODE_EVENT: Mapping[NodePhase, int] = {
     NodePhase.RECOVERED: _N.RECOVERED,
     NodePhase.ABORTED: _N.ABORTED,
 }
-_LIVE_NAMES = {"QUEUED", "RUNNING", "DYNAMIC_RUNNING"}
+_LAUNCHED = frozenset({NodePhase.RUNNING, NodePhase.SUCCEEDED})
+"""Phases of a launch-plan node that tell of the execution that it launched."""
+_ENDED = frozenset({NodePhase.SUCCEEDED, NodePhase.FAILED, NodePhase.TIMED_OUT, NodePhase.ABORTED})
 _FINISHED_TASK = frozenset({TaskPhase.SUCCEEDED, TaskPhase.ABORTED, TaskPhase.FAILED, TaskPhase.RETRYABLE_FAILED})
 
 
 _PLAIN_ITEM = ItemInfo()
+_ITEM_ENDS = {
+    TaskPhase.SUCCEEDED: NodePhase.SUCCEEDED,
+    TaskPhase.FAILED: NodePhase.FAILED,
+    TaskPhase.ABORTED: NodePhase.ABORTED,
+}
 _ARRAY_TYPE, _ARRAY_PLUGIN = "container_array", "k8s-array"
 """What the attempt of a map is called, by which the console knows that its external resources are items."""
 
@@ -92,12 +102,29 @@ class ItemsTransition:
         return f"I {self.node.unique_id} {len(self.changes)} items"
 
 
-Written = NodeTransition | TaskTransition | WorkflowTransition | ItemsTransition
+class ItemEvent:
+    """What an item's change is as an event of a node of its own, or of that node's attempt (`phase` is None)."""
+
+    __slots__ = ("change", "node", "phase")
+
+    def __init__(self, change: ItemTransition, phase: NodePhase | None) -> None:
+        self.node = change.node
+        self.change = change
+        self.phase = phase
+
+    def __repr__(self) -> str:
+        return f"{'T' if self.phase is None else 'N'} of {self.change!r}"
+
+
+Written = NodeTransition | TaskTransition | WorkflowTransition | ItemsTransition | ItemEvent
 """What becomes one entry of the journal."""
 
 
-def coalesced(transitions: Iterable[Transition]) -> list[Written]:
-    """The same transitions with those of items gathered, in an order that says the same of each node and item."""
+def coalesced(transitions: Iterable[Transition], *, item_nodes: bool = False) -> list[Written]:
+    """The same transitions with those of items gathered, in an order that says the same of each node and item.
+
+    Items that are no tasks are shown as nodes of their own beside, and with `item_nodes` all are.
+    """
     gathered: list[Written] = []
     gathering: dict[NodeState, _Gathering] = {}
     for transition in transitions:
@@ -114,7 +141,24 @@ def coalesced(transitions: Iterable[Transition]) -> list[Written]:
         fresh = known.add(transition)
         if fresh is not None:
             gathered.append(fresh)
+        if item_nodes or transition.node.spec.task is None:
+            gathered.extend(_item_events(transition))
     return gathered
+
+
+def _item_events(change: ItemTransition) -> Iterator[ItemEvent]:
+    phase, first = change.phase, change.phase is TaskPhase.QUEUED and change.attempt == 0
+    recovered = isinstance(change.info, ItemInfo) and change.info.recovered
+    if first:
+        yield ItemEvent(change, NodePhase.QUEUED)
+    if change.node.spec.task is not None and not recovered:
+        yield ItemEvent(change, None)
+    if first:
+        yield ItemEvent(change, NodePhase.RUNNING)
+    if recovered:
+        yield ItemEvent(change, NodePhase.RECOVERED)
+    elif phase in _ITEM_ENDS:
+        yield ItemEvent(change, _ITEM_ENDS[phase])
 
 
 class _Gathering:
@@ -152,12 +196,21 @@ class Transcript:
         *,
         output_uri: str,
         plugin_names: Mapping[str, str],
+        item_nodes: bool = False,
     ) -> None:
-        """`output_uri` is where the workflow's outputs are once it succeeded; `plugin_names` is by task type."""
+        """`output_uri` is where the workflow's outputs are once it succeeded; `plugin_names` is by task type.
+
+        With `item_nodes` every item of a map is shown as a node of its own, as those are that are no tasks.
+        """
+        self._item_nodes = item_nodes
         self._execution = execution
         self._layout = layout
         self._output_uri = output_uri
         self._plugin_names = plugin_names
+
+    def coalesced(self, transitions: Iterable[Transition]) -> list[Written]:
+        """What becomes the entries of the journal: `coalesced`, with what this transcript shows."""
+        return coalesced(transitions, item_nodes=self._item_nodes)
 
     def write(self, transitions: Iterable[Written]) -> list[journal_pb2.Transition]:
         """The journal's form of what `coalesced` gave, in order.  To be called right after `Engine.take`."""
@@ -170,9 +223,85 @@ class Transcript:
                 written.append(journal_pb2.Transition(task=self._task(transition, reported)))
             elif isinstance(transition, ItemsTransition):
                 written.append(journal_pb2.Transition(items=_items(transition)))
+            elif isinstance(transition, ItemEvent):
+                written.append(self._item_event(transition, reported))
             else:
                 written.append(journal_pb2.Transition(workflow=self._workflow(transition)))
         return written
+
+    def _shows_items(self, node: NodeState) -> bool:
+        return node.spec.kind is NodeKind.ARRAY and (self._item_nodes or node.spec.task is None)
+
+    def _item_event(self, transition: ItemEvent, reported: Timestamp) -> journal_pb2.Transition:
+        change, node, phase = transition.change, transition.node, transition.phase
+        item = node.spec.item
+        assert item is not None
+        unique_id = self._layout.item_id(node, change.index)
+        own = f"{self._layout.item_dir(node, change.index)}/{change.attempt}"
+        identifier = identifier_pb2.NodeExecutionIdentifier(node_id=unique_id, execution_id=self._execution)
+        error = error_of(change.failure) if change.failure is not None else None
+        if phase is None:
+            return journal_pb2.Transition(task=self._item_attempt(change, item, identifier, own, reported, error))
+        event = event_pb2.NodeExecutionEvent(
+            id=identifier,
+            producer_id=PRODUCER,
+            phase=NODE_EVENT[phase],  # type: ignore[arg-type]
+            occurred_at=_timestamp(change.at),
+            reported_at=reported,
+            event_version=1,
+            spec_node_id=f"n{change.index}",
+            node_name=item.template.metadata.name,
+            input_uri=self._layout.inputs(node),
+            retry_group=str(node.attempts),
+            error=error,
+        )
+        event.parent_node_metadata.node_id = node.unique_id
+        if item.task is not None:
+            event.target_entity.CopyFrom(item.task.id)
+        elif item.kind is NodeKind.LAUNCH_PLAN:
+            event.target_entity.CopyFrom(item.template.workflow_node.launchplan_ref)
+            if phase is not NodePhase.QUEUED:
+                child = event.workflow_node_metadata.execution_id
+                child.CopyFrom(self._execution)
+                child.name = names.child_execution_name(self._layout.execution, unique_id, change.attempt)
+        if phase in (NodePhase.SUCCEEDED, NodePhase.RECOVERED):
+            event.output_uri = f"{own}/outputs.pb"
+            if isinstance(change.info, ItemInfo) and change.info.cache_status:
+                event.task_node_metadata.cache_status = change.info.cache_status  # type: ignore[assignment]
+        return journal_pb2.Transition(node=journal_pb2.NodeChange(node_id=unique_id, event=event.SerializeToString()))
+
+    def _item_attempt(
+        self,
+        change: ItemTransition,
+        item: NodeSpec,
+        node: identifier_pb2.NodeExecutionIdentifier,
+        own: str,
+        reported: Timestamp,
+        error: execution_pb2.ExecutionError | None,
+    ) -> journal_pb2.TaskChange:
+        assert item.task is not None
+        event = event_pb2.TaskExecutionEvent(
+            task_id=item.task.id,
+            parent_node_execution_id=node,
+            retry_attempt=change.attempt,
+            phase=_T.FAILED if change.phase is TaskPhase.RETRYABLE_FAILED else int(change.phase),  # type: ignore[arg-type]
+            producer_id=PRODUCER,
+            occurred_at=_timestamp(change.at),
+            reported_at=reported,
+            task_type=item.task.type,
+            event_version=1,
+            input_uri=self._layout.inputs(change.node),
+            error=error,
+        )
+        event.metadata.generated_name = names.join(
+            (self._layout.execution, node.node_id, str(change.attempt)), names.MAX_GENERATED_NAME, 64
+        )
+        event.metadata.plugin_identifier = self._plugin_names.get(item.task.type, "")
+        if isinstance(change.info, ItemInfo) and change.info.said is not None:
+            _add_info(event, change.info.said)
+        if change.phase is TaskPhase.SUCCEEDED:
+            event.output_uri = f"{own}/outputs.pb"
+        return journal_pb2.TaskChange(node_id=node.node_id, attempt=change.attempt, event=event.SerializeToString())
 
     def _workflow(self, transition: WorkflowTransition) -> journal_pb2.WorkflowChange:
         failure = transition.failure
@@ -215,9 +344,10 @@ class Transcript:
             event_version=1,
             spec_node_id=spec.id,
             node_name=spec.template.metadata.name,
-            is_parent=node.inner is not None or spec.kind is NodeKind.SUBWORKFLOW,
+            is_parent=node.inner is not None or spec.kind is NodeKind.SUBWORKFLOW or self._shows_items(node),
             is_array=spec.kind is NodeKind.ARRAY,
             is_dynamic=phase is NodePhase.DYNAMIC_RUNNING or (spec.kind is NodeKind.TASK and node.inner is not None),
+            is_in_dynamic_chain=_in_dynamic_chain(scope),
         )
         if spec.kind is not NodeKind.START:
             event.input_uri = self._layout.inputs(node)
@@ -240,8 +370,16 @@ class Transcript:
             event.deck_uri = detail["deck_uri"]
         if "task_node_metadata" in detail:
             event.task_node_metadata.CopyFrom(detail["task_node_metadata"])
-        if "workflow_node_metadata" in detail:
+            if event.task_node_metadata.HasField("dynamic_workflow"):
+                event.is_dynamic = event.is_parent = True
+        elif "workflow_node_metadata" in detail:
             event.workflow_node_metadata.CopyFrom(detail["workflow_node_metadata"])
+        if spec.kind is NodeKind.LAUNCH_PLAN and phase in _LAUNCHED:
+            child = event.workflow_node_metadata.execution_id
+            child.project, child.domain = self._execution.project, self._execution.domain
+            child.name = self._layout.child_name(node, transition.attempt)
+        elif spec.kind is NodeKind.TASK and phase in _ENDED and node.task_phase is not TaskPhase.UNDEFINED:
+            event.task_node_metadata.checkpoint_uri = self._layout.checkpoints(node, transition.attempt)
         return event
 
     def _task(self, transition: TaskTransition, reported: Timestamp) -> journal_pb2.TaskChange:
@@ -309,6 +447,16 @@ def _items(transition: ItemsTransition) -> journal_pb2.ItemsChange:
             )  # fmt: skip
         before, last = state, index
     return written
+
+
+def _in_dynamic_chain(scope: Scope) -> bool:
+    """Whether one of the nodes around a scope is dynamic."""
+    known: bool | None = scope.memo.get("dynamic chain")
+    if known is None:
+        owner = scope.owner
+        known = owner is not None and (owner.spec.kind is NodeKind.TASK or _in_dynamic_chain(owner.scope))
+        scope.memo["dynamic chain"] = known
+    return known
 
 
 def _add_info(event: event_pb2.TaskExecutionEvent, info: PhaseInfo) -> None:

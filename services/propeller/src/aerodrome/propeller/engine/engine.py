@@ -17,7 +17,7 @@ from typing import Any
 from aerodrome.plugins.api import ErrorKind, Failure, Phase, PhaseInfo
 from aerodrome.propeller.engine.budget import Limits, Retry, decide, pause_after
 from aerodrome.propeller.engine.graph import BadSpecification, Closure, Graph, NodeKind
-from aerodrome.propeller.engine.items import ItemPlan, Items
+from aerodrome.propeller.engine.items import ItemInfo, ItemPlan, Items
 from aerodrome.propeller.engine.phases import GOOD, LIVE, TERMINAL, NodePhase, TaskPhase, WorkflowPhase
 from aerodrome.propeller.engine.state import (
     Abort,
@@ -44,6 +44,7 @@ from aerodrome.propeller.engine.state import (
 NESTING = frozenset({NodeKind.SUBWORKFLOW, NodeKind.BRANCH})
 """Kinds that run a graph inside themselves from the start; dynamic tasks do so after their own attempt."""
 
+RECOVERED_ITEM = ItemInfo(recovered=True)
 _NO_GRAPHS: Mapping[str, Graph] = {}
 _NODE_TIMEOUT = "the node's time for all attempts is up"
 _AUTO_ABORT = "automatically aborted, because another node failed"
@@ -292,7 +293,7 @@ class Engine:
                 self._step.transitions.append(TaskTransition(node, TaskPhase.RUNNING, 0, now))
             for index in done:
                 node.items.take_over(index)
-                self._step.transitions.append(ItemTransition(node, index, TaskPhase.SUCCEEDED, now))
+                self._step.transitions.append(ItemTransition(node, index, TaskPhase.SUCCEEDED, now, RECOVERED_ITEM))
             self._next_items(node, now)
         else:
             if kind is NodeKind.TASK and ran_elsewhere:
@@ -300,7 +301,10 @@ class Engine:
             elif kind is NodeKind.TASK:
                 node.task_phase = TaskPhase.QUEUED
                 self._step.transitions.append(TaskTransition(node, TaskPhase.QUEUED, 0, now))
-            self._move(node, NodePhase.RUNNING, now)
+            if kind is NodeKind.LAUNCH_PLAN:
+                node.phase = NodePhase.RUNNING  # which is told with what was launched, once it is there
+            else:
+                self._move(node, NodePhase.RUNNING, now)
             self._arm(node)
             self._step.permitted.append(Start(node, node.attempts))
         self._settle(now)
@@ -342,6 +346,12 @@ class Engine:
             self._step.permitted.append(Finalize(node, attempt))
         self._succeed(node, now, detail=detail)
         self._settle(now)
+
+    def launched(self, node: NodeState, attempt: int, now: float) -> None:
+        """The execution exists that a launch-plan node runs."""
+        node.begun = True
+        if _goes_on(node, attempt):
+            self._step.transitions.append(NodeTransition(node, NodePhase.RUNNING, now))
 
     def sleep(self, node: NodeState, attempt: int, until: float, now: float) -> None:
         """The attempt succeeds by itself at `until`, in seconds since 1970; its outputs are in place."""
@@ -489,6 +499,8 @@ class Engine:
 
     def not_permitted(self, node: NodeState) -> None:
         """The journal refused the node's start, because the execution is being aborted: it never began."""
+        if node.begun:
+            return
         if node.attempts == 0 and node.inner is None and node.phase in (NodePhase.QUEUED, NodePhase.RUNNING):
             node.phase = NodePhase.NOT_STARTED
 

@@ -41,6 +41,7 @@ class NodeState:
         "after",
         "attempt_at",
         "attempts",
+        "begun",
         "blocked",
         "choice",
         "expansion",
@@ -75,6 +76,8 @@ class NodeState:
         self.system_failures = 0
         self.blocked = False
         """An upstream node was skipped or failed: this one will be skipped."""
+        self.begun = False
+        """Of a launch-plan node: what it launches exists, whatever is still permitted of what is told about it."""
         self.preparing = False
         self.holds_slot = False
         self.queued_at = 0.0

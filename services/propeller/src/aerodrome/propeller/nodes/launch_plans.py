@@ -60,6 +60,7 @@ class LaunchPlanHandler(Coordinating):
         node.memo[_CHILD] = child
 
         async def ended(execution: execution_pb2.Execution | None) -> None:
+            await child.launched.wait()
             child.over.set()
             observation = await self._judge(run, node, attempt, child, execution)
             run.post(observation)
@@ -72,6 +73,7 @@ class LaunchPlanHandler(Coordinating):
             failure = _launch_failure(node, error)
         else:
             if not child.given_up:
+                run.post(lambda engine, now: engine.launched(node, attempt, now))
                 self._children.launched(child.id, look=known)
             return
         finally:
