@@ -8,11 +8,14 @@ import json
 import os
 import signal
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from aerodrome.plugins.api import ErrorKind
+from aerodrome.plugins.config import K8sPluginConfig
+from aerodrome.plugins.status import judge
 from aerodrome.propeller.runtimes import LocalRuntime
 from aerodrome.stdlib.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, Unavailable
 
@@ -459,3 +462,30 @@ async def test_a_kill_by_the_kernel_for_lack_of_memory_is_told_from_others(runti
         assert (end["exitCode"], end["reason"]) == (137, "OOMKilled")
     finally:
         group.rmdir()
+
+
+EAT = "import time; eaten = bytearray(200 << 20); print('eaten', flush=True); time.sleep(60)"
+
+
+async def test_a_pod_that_exceeds_its_memory_limit_is_ended_as_out_of_memory(runtime: LocalRuntime) -> None:
+    limited = {"limits": {"memory": "100Mi"}, "requests": {"memory": "100Mi"}}
+    pod = await run_pod(runtime, make_pod("eater", [sys.executable, "-c", EAT], resources=limited))
+    assert terminated(pod)["reason"] == "OOMKilled"
+    assert "its limit is 100 MiB" in terminated(pod)["message"]
+    info = judge(pod, K8sPluginConfig(), datetime.now(UTC))
+    assert info.failure is not None
+    assert (info.failure.code, info.failure.kind, info.failure.retryable) == ("OOMKilled", ErrorKind.USER, True)
+    assert "its limit is 100 MiB" in info.failure.message
+
+
+async def test_memory_that_nobody_asked_for_limits_nothing(runtime: LocalRuntime) -> None:
+    defaulted = {"aerodrome/defaulted-resources": "memory"}
+    pod = make_pod("free", [sys.executable, "-c", EAT], resources={"limits": {"memory": "1Mi"}}, annotations=defaulted)
+    await runtime.start(pod)
+    await until(runtime, "free", "Running")
+    while "eaten" not in await runtime.tail("tests", "free"):  # noqa: ASYNC110  (a file of another process)
+        await asyncio.sleep(0.02)
+    await runtime.sample()
+    known = await runtime.get("tests", "free")
+    assert known is not None
+    assert known["status"]["phase"] == "Running"

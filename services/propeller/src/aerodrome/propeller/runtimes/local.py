@@ -20,7 +20,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -51,6 +51,8 @@ _STOP_SECONDS = 5.0
 _SETTLE_SECONDS = 10.0
 """How long to wait for a zygote beyond the time that it was given."""
 _RESTART_SECONDS = 1.0
+_OOM_KILLED = "OOMKilled"
+_MIB = 1 << 20
 _MESSAGE_LINES = 20
 _MESSAGE_CHARACTERS = 2_048
 _LAUNCH_TRIES = 3
@@ -80,6 +82,8 @@ class _Attempt:
         self.outcome: Outcome | None = None
         self.tries = 0
         self.idle = False
+        self.too_much: str | None = None
+        """What it is told when it is ended because it uses more memory than it may."""
         self.activity: Activity | None = None
         self.durable = asyncio.Event()
         self.ended = asyncio.Event()
@@ -582,6 +586,8 @@ class LocalRuntime:
             return
         if not written:
             await self._write_outcome(attempt, outcome)
+        if outcome.reason == _OOM_KILLED and attempt.too_much is not None:
+            outcome = dataclasses.replace(outcome, message=attempt.too_much)
         if outcome.code != 0 and outcome.message is None:
             said = await asyncio.to_thread(self._directory.tail, attempt.key, _MESSAGE_LINES)
             outcome = dataclasses.replace(outcome, message=said[-_MESSAGE_CHARACTERS:] or None)
@@ -777,9 +783,22 @@ class LocalRuntime:
         now = self._clock.boottime()
         for attempt in running:
             if attempt.activity is not None and attempt.pid is not None:
-                used = sum(each.cpu_seconds for each in zygote.descendants(table, [attempt.pid]).values())
-                attempt.idle = attempt.activity.observe(now, used)
+                family = zygote.descendants(table, [attempt.pid])
+                attempt.idle = attempt.activity.observe(now, sum(each.cpu_seconds for each in family.values()))
+                await self._limit_memory(attempt, family)
         self._admit()
+
+    async def _limit_memory(self, attempt: _Attempt, pids: Iterable[int]) -> None:
+        """End an attempt that uses more memory than it asked to be limited to, as the kernel does in a container."""
+        limit = attempt.plan.memory_limit_bytes if attempt.plan is not None else 0
+        if not limit or attempt.too_much is not None or self._group is None:
+            return
+        used = await asyncio.to_thread(zygote.private_bytes, pids)
+        if used > limit and attempt.state is State.RUNNING:
+            attempt.too_much = f"it used {used / _MIB:.0f} MiB of memory, and its limit is {limit / _MIB:.0f} MiB"
+            log.info("a pod uses too much memory, and is ended", pod=str(attempt.key), used=used, limit=limit)
+            ending = self._terminate(attempt, timedelta(0), _OOM_KILLED)
+            self._group.create_task(ending, name=f"limit the memory of {attempt.key}")
 
     async def _follow_forever(self) -> None:
         """Watch the attempts whose zygote died: nobody will report their end."""

@@ -73,6 +73,8 @@ class Plan:
     working_dir: str | None
     memory_bytes: int
     """Memory that was asked for, at most what the machine has; 0 if none was."""
+    memory_limit_bytes: int
+    """Memory that it may use, where that was asked for and is less than the machine has; 0 if there is no limit."""
     warnings: tuple[str, ...]
     grace: timedelta | None
     """The pod's own time between SIGTERM and SIGKILL."""
@@ -147,6 +149,7 @@ def plan(pod: Pod, machine: Machine) -> Plan:
     container = primary(pod)
     unasked = (pod["metadata"].get("annotations") or {}).get(DEFAULTED, "").split(",")
     memory, warnings = _resources(container, machine, frozenset(unasked))
+    limit = 0 if "memory" in unasked else _memory_limit(container)
     others = [c for c in (*(spec.get("initContainers") or ()), *(spec.get("containers") or ())) if c is not container]
     if others:
         names = ", ".join(str(other.get("name")) for other in others)
@@ -167,6 +170,7 @@ def plan(pod: Pod, machine: Machine) -> Plan:
         environment=environment,
         working_dir=container.get("workingDir") or None,
         memory_bytes=memory,
+        memory_limit_bytes=limit if limit < machine.memory_bytes else 0,
         warnings=tuple(warnings),
         grace=None if grace is None else timedelta(seconds=float(grace)),
     )
@@ -202,6 +206,12 @@ def _resources(container: Mapping[str, Any], machine: Machine, unasked: frozense
             text = {**limits, **requests}[name]
             warnings.append(f"the request of {name} {text} exceeds this machine's {has}, and was lowered to that")
     return min(asked.get("memory", 0) if "memory" in requests else 0, machine.memory_bytes), warnings
+
+
+def _memory_limit(container: Mapping[str, Any]) -> int:
+    """What the limit of a container says, which is known to be a quantity; 0 without one."""
+    text = ((container.get("resources") or {}).get("limits") or {}).get("memory")
+    return 0 if text is None else math.ceil(quantity.parse(str(text)))
 
 
 def _environment(pod: Pod, container: Mapping[str, Any], warnings: list[str]) -> dict[str, str]:

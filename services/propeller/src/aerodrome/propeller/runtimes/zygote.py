@@ -158,6 +158,20 @@ def members(pid: int, start: int, marker: str) -> dict[int, Process]:
     return found
 
 
+def private_bytes(pids: Iterable[int]) -> int:
+    """The memory that processes have for themselves: anonymous, shared by forks included, and in shared segments."""
+    total = 0
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/status", "rb") as file:
+                for line in file:
+                    if line.startswith((b"RssAnon:", b"RssShmem:")):
+                        total += int(line.split()[1]) * 1024
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return total
+
+
 def has_idle_core() -> bool:
     """Whether fewer processes want to run than there are cores, this one counted; False where that is not told."""
     try:
