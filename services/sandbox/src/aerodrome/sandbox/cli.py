@@ -177,6 +177,20 @@ def propeller_serve(config_files: tuple[Path, ...]) -> None:
 
 
 @main.group()
+def datacatalog() -> None:
+    """The data catalog by itself."""
+
+
+@datacatalog.command("serve")
+@config_option
+def datacatalog_serve(config_files: tuple[Path, ...]) -> None:
+    """Keep results of tasks, and say who computes them (gRPC 8091 by default)."""
+    from aerodrome.datacatalog.main import serve
+
+    _run(serve(config_files, {}))
+
+
+@main.group()
 def scheduler() -> None:
     """The scheduler by itself."""
 

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from aerodrome.admin.config import AdminConfig
+from aerodrome.datacatalog.config import CatalogConfig
 from aerodrome.propeller.config import PropellerConfig
 from aerodrome.scheduler.config import SchedulerConfig
 from aerodrome.stdlib.config import load
@@ -25,12 +26,19 @@ class SandboxConfig:
     port: int
     admin: AdminConfig
     propeller: PropellerConfig
+    catalog: CatalogConfig
     scheduler: SchedulerConfig
 
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach the port; then HTTP answers to this machine's own names alone."""
         return is_loopback(self.host)
+
+    @property
+    def caching(self) -> bool:
+        """Whether results of tasks are cached: unless somebody said that they are not."""
+        cache = self.propeller.catalog_cache
+        return "type" not in cache.model_fields_set or cache.type != "noop"
 
     @property
     def embedded_database(self) -> bool:
@@ -64,7 +72,13 @@ def read(
     defaults.write_text(_DEFAULTS + yaml.safe_dump(_places(data_dir, python, images, secrets_dir)))
     layers = [defaults, *files]
     return SandboxConfig(
-        data_dir, host, port, load(AdminConfig, layers), load(PropellerConfig, layers), load(SchedulerConfig, layers)
+        data_dir,
+        host,
+        port,
+        admin=load(AdminConfig, layers),
+        propeller=load(PropellerConfig, layers),
+        catalog=load(CatalogConfig, layers),
+        scheduler=load(SchedulerConfig, layers),
     )
 
 

@@ -19,6 +19,7 @@ from aerodrome import console
 from aerodrome.admin import gateway
 from aerodrome.admin.main import Admin
 from aerodrome.admin.managers.announcing import open_outside
+from aerodrome.datacatalog import main as datacatalog
 from aerodrome.plugins.api import TaskContext
 from aerodrome.plugins.names import generated_name, pod_name
 from aerodrome.propeller.main import Propeller, local_runtime
@@ -63,6 +64,7 @@ class Platform:
             )
             await migrate(database, _MIGRATIONS, service="admin")
             await migrate(database, scheduling.MIGRATIONS, service=scheduling.SERVICE)
+            await migrate(database, datacatalog.MIGRATIONS, service=datacatalog.SERVICE)
             signer = LocalSigner(_signing_key(config.data_dir), self._public_url, self._clock)
             storage = await stack.enter_async_context(
                 open_storage(config.admin.storage, clock=self._clock, signer=signer)
@@ -94,6 +96,17 @@ class Platform:
             )
             for add_to_server, servicer in scheduler.services():
                 server.add(add_to_server, servicer)
+            catalog = datacatalog.DataCatalog(
+                config.catalog,
+                database=database,
+                storage=storage,
+                clock=self._clock,
+                telemetry=telemetry,
+                control_plane=channel,
+            )
+            await catalog.prepare()
+            for add_to_server, servicer in catalog.services():
+                server.add(add_to_server, servicer)
             runtime_directory = config.propeller.propeller.runtime.directory
             assert runtime_directory is not None
             app = self._http(server, channel, storage, signer, telemetry, runtime_directory)
@@ -115,12 +128,14 @@ class Platform:
                     clock=self._clock,
                     holder=f"sandbox:{config.data_dir}",
                     log_uri=self._log_uri,
+                    catalog=channel if config.caching else None,
                 )
                 async with asyncio.TaskGroup() as group:
                     admin_task = group.create_task(admin.run(), name="admin")
                     telemetry_task = group.create_task(telemetry.run(), name="telemetry")
                     propeller_task = group.create_task(propeller.run(), name="propeller")
                     scheduler_task = group.create_task(scheduler.run(), name="scheduler")
+                    catalog_task = group.create_task(catalog.run(), name="datacatalog")
                     self._on_ready(port.port)
                     try:
                         await asyncio.get_running_loop().create_future()
@@ -130,6 +145,7 @@ class Platform:
                         propeller_task.cancel()
                         scheduler_task.cancel()
                         await asyncio.wait([propeller_task, scheduler_task])
+                        catalog_task.cancel()
                         admin_task.cancel()
                         telemetry_task.cancel()
 
