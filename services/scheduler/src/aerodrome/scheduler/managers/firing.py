@@ -331,7 +331,7 @@ class FiringManager:
                 await asyncio.wait(running, timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                 if not self._leadership.holds:
                     break
-        if not self._leadership.holds and (self._on_time or self._late):
+        if not self._leadership.holds:
             raise NotLeading("the lead was lost while work was under way")
 
     async def _one(self, job: _Job) -> None:
