@@ -15,15 +15,15 @@ _HEADS_AT_ONCE = 32
 
 async def missing_references(storage: Storage, outputs: literals_pb2.LiteralMap) -> list[str]:
     """References in `outputs` at which nothing is stored.  What lies outside of our storage cannot be looked at."""
-    references = sorted({reference for literal in outputs.literals.values() for reference in references(literal)})
+    found = sorted({reference for literal in outputs.literals.values() for reference in references(literal)})
     room = asyncio.Semaphore(_HEADS_AT_ONCE)
 
     async def is_gone(reference: str) -> bool:
         async with room:
             return not await _exists(storage, reference)
 
-    gone = await asyncio.gather(*(is_gone(each) for each in references))
-    return [reference for reference, is_missing in zip(references, gone, strict=True) if is_missing]
+    gone = await asyncio.gather(*(is_gone(each) for each in found))
+    return [reference for reference, is_missing in zip(found, gone, strict=True) if is_missing]
 
 
 async def _exists(storage: Storage, reference: str) -> bool:

@@ -58,6 +58,14 @@ class ControlPlane:
         inputs = await self._inputs(found.input_uri)
         spec = await self._spec(execution, found.metadata.spec_node_id)
         metadata = spec.metadata if spec is not None else workflow_pb2.NodeMetadata()
+        interface = None
+        if node.HasField("item"):
+            if spec is None or spec.WhichOneof("target") != "array_node":
+                raise InvalidArgument(f"node {node.node_id} of {node.execution} is no map task, so it has no items")
+            inputs = _element(inputs, node.item, set(spec.array_node.bound_inputs))
+            own = spec.array_node.is_original_sub_node_interface.value
+            interface = template.interface if own else item_interface(template.interface)
+            metadata = spec.array_node.node.metadata
         version: str | None = None
         if reported.HasField("catalog_key") and reported.catalog_key.dataset_id.version:
             version = version_parts(reported.catalog_key.dataset_id.version).cache_version
@@ -66,11 +74,6 @@ class ControlPlane:
         cacheable = template.metadata.discoverable
         if metadata.WhichOneof("cacheable_value"):
             cacheable = metadata.cacheable
-        interface = None
-        if node.HasField("item"):
-            bound = set(spec.array_node.bound_inputs) if spec is not None else set()
-            inputs = _element(inputs, node.item, bound)
-            interface = item_interface(template.interface)
         return Subject(template, inputs, cacheable, version, interface)
 
     async def _task_of(
