@@ -25,11 +25,13 @@ from google.protobuf.json_format import ParseDict
 from aerodrome.admin import gateway
 from aerodrome.admin.config import AdminConfig
 from aerodrome.admin.main import Admin
+from aerodrome.admin.managers.announcing import NOBODY, open_outside
 from aerodrome.idl.journal.v1.journal_pb2_grpc import JournalServiceStub
 from aerodrome.stdlib import http
 from aerodrome.stdlib.clock import ManualClock
 from aerodrome.stdlib.postgres.database import Database
 from aerodrome.stdlib.postgres.testing import ServerForTests, fresh_database
+from aerodrome.stdlib.pubsub.bus import Bus
 from aerodrome.stdlib.rpc.server import RpcServer
 from aerodrome.stdlib.storage import LocalSigner
 from aerodrome.stdlib.storage.local import LocalStorage
@@ -152,9 +154,9 @@ async def refused(call: Awaitable[Any]) -> tuple[str, str]:
 
 @asynccontextmanager
 async def served(
-    server: ServerForTests, directory: Path, config: Mapping[str, Any] | None = None
+    server: ServerForTests, directory: Path, config: Mapping[str, Any] | None = None, bus: Bus | None = None
 ) -> AsyncIterator[Served]:
-    """A control plane on a database of its own, for as long as the block lasts."""
+    """A control plane on a database of its own, for as long as the block lasts; it announces on `bus`."""
     settings = AdminConfig.model_validate(DEFAULTS | dict(config or {}))
     clock = ManualClock()
     where: list[str] = []
@@ -164,7 +166,15 @@ async def served(
         )
         signer = LocalSigner(b"0123456789abcdef", lambda: where[0], clock)
         storage = await stack.enter_async_context(LocalStorage(str(directory), signer=signer))
-        admin = Admin(settings, database=database, storage=storage, clock=clock, public_url=lambda: where[0])
+        admin = Admin(
+            settings,
+            database=database,
+            storage=storage,
+            clock=clock,
+            public_url=lambda: where[0],
+            bus=bus,
+            outside=NOBODY if bus is None else await open_outside(settings, bus, stack),
+        )
         await admin.prepare()
         rpcs = RpcServer()
         for add_to_server, servicer in admin.services():

@@ -81,6 +81,7 @@ class NatsBus:
         self._user, self._password, self._token = user, password, token
         self._backlog = backlog
         self._streams: set[str] = set()
+        self._kept: dict[str, bool] = {}
         self._client = Client()
         self._unclaimed = 0
 
@@ -229,9 +230,21 @@ class NatsBus:
         await self.hint(topic, "back")
 
     async def send_plainly(self, subject: str, body: bytes, headers: Mapping[str, str]) -> None:
-        """Publish to a subject that is not a topic of this bus, and wait until the server has it."""
-        await _reach(self._client.publish(subject, body, headers=dict(headers)))
-        await _reach(self._client.flush(int(_TIMEOUT_SECONDS)))
+        """Publish to a subject that is not a topic of this bus, and wait until the server has it.
+
+        If a stream of JetStream keeps the subject, it is stored there; without one, who does not listen now misses it.
+        """
+        if subject not in self._kept:
+            try:
+                await _reach(self.js.find_stream_name_by_subject(subject))
+                self._kept[subject] = True
+            except NotFound:
+                self._kept[subject] = False
+        if self._kept[subject]:
+            await _reach(self.js.publish(subject, body, headers=dict(headers)))
+        else:
+            await _reach(self._client.publish(subject, body, headers=dict(headers)))
+            await _reach(self._client.flush(int(_TIMEOUT_SECONDS)))
 
     async def bury(self, message: Message, group: str) -> None:
         """Keep a message that was given up."""
