@@ -201,3 +201,63 @@ class TestBudgets:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await platform.stub.CreateExecution(request)
             assert caught.value.code() is CODE.NOT_FOUND
+
+
+class TestSizes:
+    """Each limit is a setting, is enforced at the edge, and says what it is."""
+
+    @pytest.fixture
+    def config(self) -> AdminConfig:
+        return AdminConfig.model_validate(
+            {
+                "flyte": {"admin": {"seed_projects": ["flytesnacks"]}},
+                "registration": {
+                    "max_workflow_nodes": 2,
+                    "workflow_size_limit": "4Ki",
+                    "max_entity_bytes": 1_000,
+                    "max_execution_spec_bytes": 500,
+                },
+                "storage": {"limits": {"max_download_mbs": 1}},
+            }
+        )
+
+    async def refusal(self, call: Any) -> str:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        assert caught.value.code() is CODE.INVALID_ARGUMENT, caught.value
+        return str(caught.value.details())
+
+    async def test_what_is_too_large_is_refused_with_the_limit(self, platform: Any, build: Any) -> None:
+        stub = platform.stub
+        task = build.task_request("large")
+        task.spec.template.container.args.append("x" * 1_000)
+        assert "at most 1000 are allowed" in await self.refusal(stub.CreateTask(task))
+        await stub.CreateTask(build.task_request())
+        workflow = build.workflow_request("nodes")
+        for at in range(2):
+            workflow.spec.template.nodes.add(id=f"m{at}").CopyFrom(workflow.spec.template.nodes[0])
+            workflow.spec.template.nodes[-1].id = f"m{at}"
+        text = await self.refusal(stub.CreateWorkflow(workflow))
+        assert "number of nodes in workflow" in text
+        assert "3 > 2" in text
+        workflow = build.workflow_request("bytes")
+        workflow.spec.template.nodes[0].metadata.name = "n" * 5_000
+        assert "4Ki" in (text := await self.refusal(stub.CreateWorkflow(workflow))) or "4096" in text
+        await stub.CreateWorkflow(build.workflow_request())
+        plan = build.launch_plan_request("large")
+        plan.spec.annotations.values["note"] = "x" * 1_000
+        assert "at most 1000 are allowed" in await self.refusal(stub.CreateLaunchPlan(plan))
+        await stub.CreateLaunchPlan(build.launch_plan_request())
+        request = build.execution_request("e1")
+        request.spec.annotations.values["note"] = "x" * 500
+        assert "at most 500 are allowed" in await self.refusal(stub.CreateExecution(request))
+        request = build.execution_request("e2")
+        request.inputs.literals["zz"].scalar.primitive.string_value = "x" * 2**20
+        assert "inputs too large" in await self.refusal(stub.CreateExecution(request))
+
+    async def test_pages_have_a_size(self, platform: Any, build: Any) -> None:
+        listing = common_pb2.ResourceListRequest()
+        listing.id.project, listing.id.domain = "flytesnacks", "development"
+        assert await self.refusal(platform.stub.ListExecutions(listing)) == "invalid value for limit"
+        listing.limit = 2**31 - 1  # more than a page may have: it is cut, and the token leads on
+        await platform.stub.ListExecutions(listing)

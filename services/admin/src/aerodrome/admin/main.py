@@ -130,7 +130,14 @@ class Admin:
             listener=self._listener,
         )
         self._journal.subscribe(self._children.told)
-        self._concurrency = ConcurrencyManager(database, clock, config, announcer=self._work, tell=self._journal.tell)
+        self._concurrency = ConcurrencyManager(
+            database,
+            clock,
+            config,
+            announcer=self._work,
+            tell=self._journal.tell,
+            metrics=None if telemetry is None else telemetry.metrics,
+        )
         self._journal.subscribe(self._concurrency.told)
         workflows = WorkflowManager(database, storage, clock, config, self._compiler)
         reading = ReadingManager(database)

@@ -27,6 +27,7 @@ from aerodrome.stdlib.clock import Clock
 from aerodrome.stdlib.errors import AerodromeError, AlreadyExists, Conflict, DeadlineExceeded, Unavailable
 from aerodrome.stdlib.logger import get_logger
 from aerodrome.stdlib.postgres.database import Connection, Database
+from aerodrome.stdlib.telemetry import Metrics
 
 log = get_logger(__name__)
 
@@ -54,12 +55,15 @@ class ConcurrencyManager:
         *,
         announcer: WorkAnnouncer,
         tell: Callable[[Told], None],
+        metrics: Metrics | None = None,
     ) -> None:
         self._db = database
         self._clock = clock
         self._interval_seconds = config.limits.waiting_interval.total_seconds()
         self._announcer = announcer
         self._tell = tell
+        scope = f"{config.flyteadmin.metrics_scope}admin:execution_manager"
+        self._check = (metrics or Metrics()).stopwatch(f"{scope}:concurrency_check_duration_ms")
         self._room = asyncio.Event()
         self._names: WeakValueDictionary[tuple[str, str, str], asyncio.Lock] = WeakValueDictionary()
 
@@ -70,7 +74,8 @@ class ConcurrencyManager:
         """
         told: Told | None = None
         async with self._locked(plan) as conn:
-            waits, surplus = await self._judge(conn, new, plan, policy)
+            with self._check.time():
+                waits, surplus = await self._judge(conn, new, plan, policy)
             if waits:
                 new.closure.phase = WorkflowExecution.QUEUED
             if not await ExecutionRepository(conn).insert(new, waiting=waits):

@@ -164,6 +164,9 @@ class ExecutionManager:
         self._failed = counters.counter(f"{scope}:propeller_failures")
         self._limited = counters.counter(f"{scope}:concurrency_limit_hits", ("project", "domain", "name"))
         self._spec_bytes = counters.histogram(f"{scope}:spec_size_bytes", buckets=_SIZE_BUCKETS)
+        self._closure_bytes = counters.histogram(f"{scope}:closure_size_bytes", buckets=_SIZE_BUCKETS)
+        user_scope = f"{config.flyteadmin.metrics_scope}admin:user_execution_metrics"
+        self._input_bytes = counters.histogram(f"{user_scope}:input_size_bytes", buckets=_SIZE_BUCKETS)
         self._acceptance = counters.stopwatch(f"{scope}:acceptance_delay", unit="s")
         self._targets: Remembered[Key, Launchable] = Remembered(
             max_entries=REMEMBERED_TARGETS, max_bytes=REMEMBERED_TARGET_BYTES
@@ -277,6 +280,8 @@ class ExecutionManager:
             raise
         self._created.add()
         self._spec_bytes.observe(resolved.spec.ByteSize())
+        self._closure_bytes.observe(resolved.closure.ByteSize())
+        self._input_bytes.observe(inputs.ByteSize())
         self._acceptance.observe((self._clock.now() - now).total_seconds())
         if resolved.closure.HasField("error"):
             self._failed.add()
