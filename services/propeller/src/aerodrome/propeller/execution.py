@@ -44,14 +44,14 @@ from aerodrome.propeller.engine.state import (
 )
 from aerodrome.propeller.layout import OUTPUTS, Layout
 from aerodrome.propeller.literals import Literals
-from aerodrome.propeller.nodes.bindings import Unresolvable
 from aerodrome.propeller.nodes.admin_client import AdminClient
+from aerodrome.propeller.nodes.bindings import Unresolvable
 from aerodrome.propeller.nodes.children import ChildWatch
 from aerodrome.propeller.nodes.dynamic import Expander
 from aerodrome.propeller.nodes.earlier import Earlier
 from aerodrome.propeller.nodes.handler import Handler, ItemsHandler, Observation, Run, final, storage_failure
-from aerodrome.propeller.nodes.retry import limits_of
 from aerodrome.propeller.nodes.recovery import take_over
+from aerodrome.propeller.nodes.retry import limits_of
 from aerodrome.propeller.nodes.signals import Signals
 from aerodrome.propeller.source import LeaseLost, LeaseSource, Session
 from aerodrome.stdlib.errors import AerodromeError, NotFound

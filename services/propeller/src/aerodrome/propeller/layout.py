@@ -43,6 +43,14 @@ class Layout:
         elsewhere: str | None = node.memo.get("inputs")
         return elsewhere or f"{self.node_data(node)}/{INPUTS}"
 
+    def item_id(self, node: NodeState, index: int) -> str:
+        """Identity of an item of an array; the hash of long ones has 64 bits, as there may be a great many items."""
+        return names.join((node.unique_id, str(node.attempts), f"n{index}"), names.MAX_NODE_ID, 64)
+
+    def item_dir(self, node: NodeState, index: int) -> str:
+        """What the output directories of an item's attempts are in."""
+        return f"{self.node_data(node)}/{node.attempts}/{index}"
+
     def child_name(self, node: NodeState, attempt: int) -> str:
         """Name of the execution that an attempt of a launch-plan node starts."""
         return names.child_execution_name(self.execution, node.unique_id, attempt)

@@ -10,6 +10,9 @@ from google.protobuf.message import DecodeError
 from aerodrome.stdlib.errors import AerodromeError
 from aerodrome.stdlib.storage import Storage
 
+_OVERHEAD_BYTES = 1024
+"""What a map takes in memory beside its content; there may be very many small ones."""
+
 
 class Corrupt(AerodromeError):
     """What is stored is not a literal map."""
@@ -56,6 +59,7 @@ class Literals:
             self._bytes -= previous[1]
         if size > self._max_bytes // 4:
             return
+        size += _OVERHEAD_BYTES
         self._kept[reference] = (literals, size)
         self._bytes += size
         while self._bytes > self._max_bytes:

@@ -7,7 +7,6 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -101,14 +100,16 @@ class Propeller:
             max_output_bytes=config.storage.limits.max_download_mbs << 20,
             cached=None if catalog is None else NodeCache(_task_cache(config.catalog_cache, catalog, storage, clock)),
         )
+        launch_plans = LaunchPlanHandler(admin, self._children)
+        items: dict[NodeKind, Handler] = {NodeKind.TASK: tasks, NodeKind.LAUNCH_PLAN: launch_plans}
         handlers: dict[NodeKind, Handler] = {
             NodeKind.END: EndHandler(),
             NodeKind.TASK: tasks,
             NodeKind.SUBWORKFLOW: SubWorkflowHandler(),
             NodeKind.BRANCH: BranchHandler(),
-            NodeKind.LAUNCH_PLAN: LaunchPlanHandler(admin, self._children),
+            NodeKind.LAUNCH_PLAN: launch_plans,
             NodeKind.GATE: GateHandler(admin),
-            NodeKind.ARRAY: ArrayHandler(section.array_node_config, {NodeKind.TASK: tasks}),
+            NodeKind.ARRAY: ArrayHandler(section.array_node_config, items, admin),
         }
         self._around = Surroundings(
             source=self.source,
@@ -124,6 +125,7 @@ class Propeller:
             admin=admin,
             children=self._children,
             expander=self._expander,
+            item_nodes=section.array_node_config.event_version == 1,
             closures=ClosureCache(literals, default_max_attempts=section.node_config.default_max_attempts),
         )
 

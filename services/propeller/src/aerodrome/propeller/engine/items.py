@@ -61,6 +61,10 @@ class ItemInfo:
     cache_status: int = 0
     """Number of the flyteidl.core.CatalogCacheStatus."""
     log_uri: str = ""
+    recovered: bool = False
+    """Its outputs are those of another execution."""
+    said: PhaseInfo | None = None
+    """By the plugin."""
 
 
 @dataclass(frozen=True, slots=True)

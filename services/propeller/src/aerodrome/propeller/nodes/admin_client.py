@@ -14,6 +14,7 @@ from flyteidl.admin import common_pb2, execution_pb2, launch_plan_pb2, signal_pb
 from flyteidl.core import identifier_pb2
 from flyteidl.service import admin_pb2_grpc, signal_pb2_grpc
 
+from aerodrome.idl.items.v1 import items_pb2, items_pb2_grpc
 from aerodrome.idl.journal.v1 import journal_pb2, journal_pb2_grpc
 from aerodrome.stdlib.errors import (
     AerodromeError,
@@ -34,6 +35,7 @@ T = TypeVar("T")
 
 MOST_NAMES = 100
 """Executions that are asked for at once."""
+_ITEMS_AT_ONCE = 10_000
 _RPC_TIMEOUT = 30.0
 _ABSENT = (Unavailable, ResourceExhausted, DeadlineExceeded)
 """The control plane cannot answer now: it is asked for as long as it takes."""
@@ -50,6 +52,7 @@ class AdminClient:
         self._admin: Any = admin_pb2_grpc.AdminServiceStub(channel)  # type: ignore[no-untyped-call]
         self._signals: Any = signal_pb2_grpc.SignalServiceStub(channel)  # type: ignore[no-untyped-call]
         self._journal: Any = journal_pb2_grpc.JournalServiceStub(channel)
+        self._items: Any = items_pb2_grpc.ItemServiceStub(channel)
 
     async def create_execution(self, request: execution_pb2.ExecutionCreateRequest) -> None:
         """Raises AlreadyExists if the name is taken or the launch plan's concurrency limit is reached, and others."""
@@ -103,6 +106,25 @@ class AdminClient:
         """Raises InvalidArgument, NotFound, FailedPrecondition."""
         found: signal_pb2.Signal = await _call(self._signals.GetOrCreateSignal, request)
         return found
+
+    async def list_items(
+        self, execution: identifier_pb2.WorkflowExecutionIdentifier, node_id: str, *phases: str
+    ) -> AsyncIterator[items_pb2.Item]:
+        """The items of an array node that are in one of `phases`, by index.  Raises NotFound."""
+        request = items_pb2.ListItemsRequest(
+            node_execution_id=items_pb2.NodeExecution(
+                project=execution.project, domain=execution.domain, name=execution.name, node_id=node_id
+            ),
+            phases=phases,
+            limit=_ITEMS_AT_ONCE,
+        )
+        while True:
+            page = await patiently("list items", lambda: _call(self._items.ListItems, request))
+            for item in page.items:
+                yield item
+            if not page.token:
+                return
+            request.token = page.token
 
     async def recall(
         self, execution: identifier_pb2.WorkflowExecutionIdentifier

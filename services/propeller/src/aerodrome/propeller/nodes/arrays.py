@@ -16,14 +16,14 @@ from flyteidl.core import interface_pb2, literals_pb2, tasks_pb2, workflow_pb2
 from google.protobuf.message import DecodeError
 
 from aerodrome.plugins.api import ErrorKind, Failure, PhaseInfo
-from aerodrome.plugins.names import join
 from aerodrome.propeller.config import ArrayNodeConfig
 from aerodrome.propeller.engine.engine import Engine
 from aerodrome.propeller.engine.graph import NodeKind, NodeSpec, edgeless
 from aerodrome.propeller.engine.items import ItemInfo, ItemPlan
-from aerodrome.propeller.engine.phases import TaskPhase
+from aerodrome.propeller.engine.phases import NodePhase, TaskPhase
 from aerodrome.propeller.engine.state import NodeState, Scope
 from aerodrome.propeller.layout import INPUTS, OUTPUTS, Layout
+from aerodrome.propeller.nodes.admin_client import AdminClient
 from aerodrome.propeller.nodes.bindings import Unresolvable
 from aerodrome.propeller.nodes.handler import Handler, Observation, Run, storage_failure
 from aerodrome.propeller.nodes.tasks import TaskHandler
@@ -41,7 +41,6 @@ _AT_A_TIME = 32
 """Items that are started, ended or collected before others get a turn."""
 _IN_PROCESS_AT_ONCE = 2_000
 """Items at once where nothing but this process has to take them."""
-_MAX_UNIQUE_ID = 20
 _ARRAY = "array"
 """Key of an array node's memo."""
 _INDIVIDUAL = workflow_pb2.ArrayNode.INDIVIDUAL_INPUT_FILES
@@ -50,10 +49,11 @@ _INDIVIDUAL = workflow_pb2.ArrayNode.INDIVIDUAL_INPUT_FILES
 class ArrayHandler:
     """Runs the items of arrays by the handlers of what they are."""
 
-    def __init__(self, config: ArrayNodeConfig, handlers: Mapping[NodeKind, Handler]) -> None:
+    def __init__(self, config: ArrayNodeConfig, handlers: Mapping[NodeKind, Handler], admin: AdminClient) -> None:
         """`handlers` are those that items may have, by the kind of the sub-node."""
         self._config = config
         self._handlers = handlers
+        self._admin = admin
 
     # The node as a whole
 
@@ -84,7 +84,37 @@ class ArrayHandler:
             min_successes=array.min_successes if successes == "min_successes" else None,
             min_success_ratio=array.min_success_ratio if successes == "min_success_ratio" else None,
         )
-        return lambda engine, now: engine.prepared(node, now, plan=plan)
+        done = await self._take_over(run, node, inputs, size)
+        return lambda engine, now: engine.prepared(node, now, plan=plan, done=done)
+
+    async def _take_over(self, run: Run, node: NodeState, inputs: literals_pb2.LiteralMap, size: int) -> Sequence[int]:
+        """The items that succeeded in the execution that this one recovers from; their outputs are in place."""
+        old = None if run.earlier is None else run.earlier.find(node)
+        if run.earlier is None or old is None or not old.known.input_uri:
+            return ()
+        storage, layout = run.literals.storage, run.layout
+        earlier = old.known.input_uri.removesuffix(f"/{INPUTS}")
+        done: list[int] = []
+        try:
+            given = literals_pb2.LiteralMap.FromString(await storage.read(old.known.input_uri, limit_bytes=0))
+            if given != inputs:
+                return ()
+            succeeded = self._admin.list_items(run.earlier.execution, old.known.node_id, "SUCCEEDED")
+            async for item in succeeded:
+                if item.index >= size:
+                    continue
+                own = f"{layout.item_dir(node, item.index)}/0"
+                try:
+                    if await storage.head(f"{own}/{OUTPUTS}") is None:
+                        outputs = await storage.read(f"{earlier}/{old.attempts}/{item.index}/{item.attempt}/{OUTPUTS}")
+                        await storage.write(f"{own}/{OUTPUTS}", outputs)
+                        await storage.freeze(own)
+                except NotFound:
+                    continue  # it runs again
+                done.append(item.index)
+        except (NotFound, DecodeError) as error:
+            log.warning("no items are left to recover", node=node.unique_id, reason=str(error))
+        return done
 
     async def start(self, run: Run, node: NodeState, attempt: int) -> None:
         raise AssertionError("an array node has items and no attempts of its own")
@@ -221,7 +251,7 @@ class _Array:
     def __init__(self, layout: Layout, node: NodeState, inputs: Mapping[str, literals_pb2.Literal]) -> None:
         self._node = node
         self._inputs = inputs
-        self._base = f"{layout.node_data(node)}/{node.attempts}"
+        self._layout = layout
         self._data = layout.node_data(node)
         self._spec = _element_spec(node)
         self._scope = Scope(edgeless(node.scope.graph.id, ()), node)
@@ -275,10 +305,10 @@ class _Array:
     def _make(self, index: int, attempt: int) -> NodeState:
         node = self._node
         one = NodeState(replace(self._spec, id=f"n{index}"), self._scope, index, 0)
-        # A hash of 32 bits is too short to tell a hundred thousand items apart.
-        one.unique_id = join((node.unique_id, str(node.attempts), f"n{index}"), _MAX_UNIQUE_ID, 64)
+        one.unique_id = self._layout.item_id(node, index)
         one.attempts = attempt
-        one.memo["data_dir"] = f"{self._base}/{index}"
+        one.phase = NodePhase.RUNNING
+        one.memo["data_dir"] = self._layout.item_dir(node, index)
         one.memo["element"] = lambda: self.element(index)
         one.memo["environment"] = {INDEX_NAME: INDEX, INDEX: str(index)}
         one.memo["inputs"] = f"{self._data}/{INPUTS}"
@@ -306,7 +336,7 @@ class _Array:
 
     def outputs(self, index: int, attempt: int) -> str:
         """Where an attempt of an item leaves its outputs."""
-        return f"{self._base}/{index}/{attempt}/{OUTPUTS}"
+        return f"{self._layout.item_dir(self._node, index)}/{attempt}/{OUTPUTS}"
 
     def element(self, index: int) -> literals_pb2.LiteralMap:
         """The inputs of one item: its elements of the lists, and all else whole."""
@@ -388,7 +418,7 @@ class _ItemEngine:
         self._engine.item_failed(self._node, self._index, attempt, failure, now, _item_info(info))
 
     def expanded(
-        self, node: NodeState, attempt: int, graph: object, now: float, info: Any = None, detail: Any = None
+        self, node: NodeState, attempt: int, graph: object, now: float, *, expansion: str, info: Any, detail: Any
     ) -> None:
         failure = Failure(
             "UnsupportedNodeKind",
@@ -406,8 +436,9 @@ def _item_info(info: Any, detail: Any = None) -> ItemInfo | None:
     status = 0
     if detail and "task_node_metadata" in detail:
         status = detail["task_node_metadata"].cache_status
-    uri = info.logs[0].uri if isinstance(info, PhaseInfo) and info.logs else ""
-    return ItemInfo(status, uri) if status or uri else None
+    said = info if isinstance(info, PhaseInfo) else None
+    uri = said.logs[0].uri if said is not None and said.logs else ""
+    return ItemInfo(status, uri, said=said) if status or said is not None else None
 
 
 def _item_spec(node: NodeState) -> NodeSpec:
