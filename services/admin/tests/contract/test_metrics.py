@@ -265,6 +265,26 @@ async def test_a_dynamic_node_is_told_by_the_workflow_that_it_made(
     }
 
 
+async def test_nested_nodes_without_a_start_node_begin_with_the_first_of_them(platform: Served) -> None:
+    parent = await platform.launch("kinds", f"kinds-{next(_numbers)}")
+    say = platform.node_event
+    await platform.workflow_event(parent, "RUNNING", "00:01")
+    await say(parent, "start-node", "SUCCEEDED", "00:11")  # reported late, after what follows it
+    await say(parent, "sub", "RUNNING", "00:10", isParent=True)
+    await say(parent, "sub/x", "QUEUED", "00:12", parent="sub")
+    await say(parent, "sub/x", "SUCCEEDED", "00:13", parent="sub")
+    await say(parent, "sub", "SUCCEEDED", "00:14", isParent=True)
+    _, sub = (await span_of(platform, parent)).spans
+    assert shape(sub) == {
+        "sub 00:10-00:14": [
+            ("NODE_TRANSITION", "00:10", "00:10"),
+            ("NODE_SETUP", "00:10", "00:12"),
+            {"sub-x 00:12-00:13": [("NODE_SETUP", "00:12", "00:13")]},
+            ("NODE_TEARDOWN", "00:13", "00:14"),
+        ]
+    }
+
+
 async def test_what_cannot_be_told_is_refused(platform: Served, execution: WorkflowExecutionIdentifier) -> None:
     get = platform.admin.GetExecutionMetrics
     assert await refused(get(WorkflowExecutionGetMetricsRequest())) == ("INVALID_ARGUMENT", "missing id")

@@ -2,7 +2,8 @@
 
 A span of an execution, a node or an attempt holds those of what ran inside it, and leaves for what was spent around
 them: set-up, transitions, resets between attempts, teardown.  Every level of the tree costs one of the depth that is
-asked for; what would be negative is left out.  Source: spec/control-plane.md, section 6.9.
+asked for.  A teardown that would be negative is left out, and any other leaf is then empty: times of different reports
+need not agree.  Source: spec/control-plane.md, section 6.9.
 """
 
 from __future__ import annotations
@@ -172,7 +173,7 @@ class _Tree:
     ) -> None:
         """The nodes below one, after `first`, which began at `since`."""
         updated = _at(node.closure, "updated_at")
-        started = below.updated(START)
+        started = below.updated(START) or below.begun()
         if started is None:
             _add(span, first, since, updated)
             return
@@ -254,6 +255,11 @@ class _Level:
         node = self._by_spec.get(spec_node_id)
         return None if node is None else _at(node.closure, "updated_at")
 
+    def begun(self) -> Timestamp | None:
+        """When the first of the nodes was made; our own engine reports no start nodes below the top."""
+        known = [node.closure.created_at for node in self._nodes if node.closure.HasField("created_at")]
+        return min(known, key=_order, default=None)
+
     def inner(self) -> list[NodeFacts]:
         """The nodes other than the first and the last, in the order in which they were made."""
         nodes = [node for node in self._nodes if node.metadata.spec_node_id not in (START, END)]
@@ -320,6 +326,8 @@ def _put(span: Span, start: Timestamp | None, end: Timestamp | None) -> Span:
 
 
 def _add(parent: Span, operation: str, start: Timestamp | None, end: Timestamp | None) -> None:
+    if start is not None and end is not None and _order(start) > _order(end):
+        start = end
     _put(parent.spans.add(operation_id=operation), start, end)
 
 
