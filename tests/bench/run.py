@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import bus
 import engine_only
 import journal
 from platform_under_test import Platform, Usage
@@ -155,7 +156,19 @@ def journaling() -> Iterator[Figure]:
     )  # fmt: skip
 
 
-WITHOUT_PLATFORM: dict[str, Callable[[], Iterator[Figure]]] = {"engine": engine, "journal": journaling}
+def messages() -> Iterator[Figure]:
+    """Each adapter of the bus, with its real server on this machine."""
+    logger.configure(LoggerConfig(level=3))
+    for figures in asyncio.run(bus.measure()):
+        yield Figure(f"bus on {figures.kind}, published to acknowledged", figures.per_second, "messages/s")
+        yield Figure("  from the outbox to its handler", figures.outbox_ms, "ms")
+
+
+WITHOUT_PLATFORM: dict[str, Callable[[], Iterator[Figure]]] = {
+    "engine": engine,
+    "journal": journaling,
+    "messages": messages,
+}
 ON_PLATFORM: dict[str, Callable[[Platform], Iterator[Figure]]] = {
     "first_execution": first_execution,
     "hello_world": hello_world,
