@@ -243,7 +243,7 @@ async def test_a_dynamic_node_is_told_by_the_workflow_that_it_made(
     await platform.task_event(execution, "a", "t", 0, "QUEUED", "00:04")
     await platform.task_event(execution, "a", "t", 0, "SUCCEEDED", "00:06")
     made = {"id": reference("WORKFLOW", "chain"), "compiledWorkflow": found["closure"]["compiledWorkflow"]}
-    flags = {"isParent": True, "isDynamic": True}
+    flags: dict[str, Any] = {"isParent": True, "isDynamic": True}
     await say(execution, "a", "DYNAMIC_RUNNING", "00:07", taskNodeMetadata={"dynamicWorkflow": made}, **flags)
     await say(execution, "a/start-node", "SUCCEEDED", "00:08", parent="a")
     await say(execution, "a/a", "QUEUED", "00:09", parent="a")
