@@ -325,7 +325,7 @@ class TestAsking:
 
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 
-_SERVE = "import asyncio, pathlib, sys; from aerodrome.admin.main import serve; \
+_SERVE = "import asyncio, pathlib, sys; from aerodrome.admin.serving import serve; \
 asyncio.run(serve([pathlib.Path(sys.argv[1])], {}))"
 
 
@@ -348,7 +348,8 @@ database:
   username: {unquote(parts.username or "postgres")}
   dbname: {parts.path.strip("/")}
 storage: {{type: local, container: {directory}/store}}
-application: {{grpcPort: {port}}}
+application: {{grpcPort: {port}, httpPort: 0}}
+flyteadmin: {{profilerPort: 0}}
 logger: {{level: 2}}
 """
         )

@@ -23,7 +23,8 @@ from flytekit.core.schedule import CronSchedule
 from flytekit.remote import FlyteRemote
 
 from aerodrome.admin.config import AdminConfig
-from aerodrome.admin.main import Admin, serve
+from aerodrome.admin.main import Admin
+from aerodrome.admin.serving import serve
 from aerodrome.stdlib.clock import SystemClock
 from aerodrome.stdlib.config import ConfigError
 from aerodrome.stdlib.errors import FailedPrecondition

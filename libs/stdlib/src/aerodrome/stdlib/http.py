@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -282,15 +284,22 @@ async def serving(
 
 @asynccontextmanager
 async def listen(
-    app: web.Application, host: str, port: int, *, grace: timedelta = timedelta(seconds=10)
+    app: web.Application,
+    host: str,
+    port: int,
+    *,
+    grace: timedelta = timedelta(seconds=10),
+    header_seconds: float = HEADER_SECONDS,
+    tls: tuple[bytes, bytes] | None = None,
 ) -> AsyncIterator[int]:
-    """Serve `app` alone on an address, and give the port (a free one for 0).
+    """Serve `app` alone on an address, and give the port (a free one for 0).  `tls` is (private key, chain) in PEM.
 
     Raises Unavailable if somebody else listens there, FailedPrecondition if it cannot be listened on at all.
     """
-    async with serving(app, grace=grace) as make:
+    context = None if tls is None else _tls_context(tls)
+    async with serving(app, grace=grace, header_seconds=header_seconds) as make:
         try:
-            server = await asyncio.get_running_loop().create_server(make, host, port)
+            server = await asyncio.get_running_loop().create_server(make, host, port, ssl=context)
         except OSError as error:
             if isinstance(error, OSError) and "in use" in str(error).lower():
                 raise Unavailable(f"port {port} is already in use on {host}: choose another port") from error
@@ -301,6 +310,20 @@ async def listen(
             yield bound
         finally:
             server.close()
+
+
+def _tls_context(tls: tuple[bytes, bytes]) -> ssl.SSLContext:
+    """What Python reads only from files."""
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.minimum_version = ssl.TLSVersion.TLSv1_2
+    with tempfile.NamedTemporaryFile() as file:  # its owner alone may read it
+        file.write(b"\n".join(tls))
+        file.flush()
+        try:
+            made.load_cert_chain(file.name)
+        except (ssl.SSLError, OSError) as error:
+            raise FailedPrecondition(f"the TLS certificate and its key cannot be used: {error}") from error
+    return made
 
 
 @web.middleware

@@ -37,7 +37,8 @@ class FlyteAdminConfig(Section):
     metrics_keys: tuple[str, ...] = (
         "project", "domain", "wf", "task", "phase", "tasktype", "runtime_type", "runtime_version", "app_name",
     )  # fmt: skip
-    profiler_port: int = 10254
+    profiler_port: int = Field(default=10254, ge=0, le=65535)
+    """The operational port: /metrics, /healthcheck, /version, /config; 0 for none."""
     metadata_storage_prefix: tuple[str, ...] = ("metadata", "admin")
     """Where workflow closures are stored, as path elements below the storage's base."""
     event_version: int = 2
@@ -83,6 +84,10 @@ class DownloadConfig(Section):
 class DataProxyConfig(Section):
     upload: UploadConfig = UploadConfig()
     download: DownloadConfig = DownloadConfig()
+    public_url: str = ""
+    """The address in signed URLs of a local store, if it is not the one that is listened on."""
+    signing_key_path: Path | None = None
+    """File with the secret behind signed URLs of a local store; made beside the store if it is not set."""
 
 
 class SslConfig(Section):

@@ -7,21 +7,16 @@ the stand-alone process with a gRPC server of its own.
 from __future__ import annotations
 
 import asyncio
-import secrets
-import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from datetime import timedelta
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
 
 from flyteidl.service.admin_pb2_grpc import add_AdminServiceServicer_to_server
 from flyteidl.service.dataproxy_pb2_grpc import add_DataProxyServiceServicer_to_server
 from flyteidl.service.signal_pb2_grpc import add_SignalServiceServicer_to_server
 
-from aerodrome.admin.config import AdminConfig, PostgresConfig, ServerConfig
-from aerodrome.admin.managers.announcing import NOBODY, Announcements, Outside, open_outside
+from aerodrome.admin.config import AdminConfig
+from aerodrome.admin.managers.announcing import NOBODY, Announcements, Outside
 from aerodrome.admin.managers.attributes import AttributeManager
 from aerodrome.admin.managers.children import ChildManager
 from aerodrome.admin.managers.compiling import Compiler
@@ -54,19 +49,13 @@ from aerodrome.admin.rpc.signals import SignalRpcs
 from aerodrome.idl.items.v1.items_pb2_grpc import add_ItemServiceServicer_to_server
 from aerodrome.idl.journal.v1.journal_pb2_grpc import add_JournalServiceServicer_to_server
 from aerodrome.idl.retention.v1.retention_pb2_grpc import add_RetentionServiceServicer_to_server
-from aerodrome.stdlib import logger
-from aerodrome.stdlib.clock import Clock, SystemClock
-from aerodrome.stdlib.config import load
-from aerodrome.stdlib.errors import FailedPrecondition
+from aerodrome.stdlib.clock import Clock
 from aerodrome.stdlib.logger import get_logger
-from aerodrome.stdlib.postgres.database import Database, create_if_missing
-from aerodrome.stdlib.postgres.migrations import migrate
+from aerodrome.stdlib.postgres.database import Database
 from aerodrome.stdlib.postgres.notify import Announcer, Listener
 from aerodrome.stdlib.postgres.outbox import OutboxRelay, Outgoing, Publish
 from aerodrome.stdlib.pubsub.bus import Bus
-from aerodrome.stdlib.pubsub.opening import open_bus
-from aerodrome.stdlib.rpc.server import RpcServer
-from aerodrome.stdlib.storage import LocalSigner, Storage, open_storage
+from aerodrome.stdlib.storage import Storage
 from aerodrome.stdlib.telemetry import Telemetry
 
 log = get_logger(__name__)
@@ -215,121 +204,6 @@ class Admin:
                     ("retention", self.retention.run()),
                 ):
                     group.create_task(part, name=f"admin {name}")
-
-
-async def serve(config_files: Sequence[Path], overrides: Mapping[str, Any]) -> None:
-    """Serve the control plane over gRPC until SIGTERM or SIGINT, then drain.
-
-    Raises ConfigError, FailedPrecondition for what cannot be served safely, Unavailable if the port is taken.
-    """
-    config = load(AdminConfig, config_files, overrides=overrides)
-    logger.configure(config.logger)
-    grpc_config = config.server.grpc
-    _check_exposure(config.server)
-    clock = SystemClock()
-    public_url = f"http://{config.server.host}:{config.server.http_port}"
-    dsn = await create_if_missing(database_dsn(config.database.postgres, "postgres"), config.database.postgres.dbname)
-    async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(
-            Database(
-                dsn,
-                min_size=config.database.max_idle_connections,
-                max_size=config.database.max_open_connections,
-                statement_timeout=config.database.statement_timeout,
-                application_name="aerodrome-admin",
-            )
-        )
-        await migrate(database, MIGRATIONS, service=SERVICE)
-        signer = LocalSigner(secrets.token_bytes(32), lambda: public_url, clock)
-        storage = await stack.enter_async_context(open_storage(config.storage, clock=clock, signer=signer))
-        bus = await stack.enter_async_context(open_bus(config.bus, database=database))
-        admin = Admin(
-            config,
-            database=database,
-            storage=storage,
-            clock=clock,
-            public_url=lambda: public_url,
-            bus=bus,
-            outside=await open_outside(config, bus, stack),
-        )
-        await admin.prepare()
-        server = RpcServer(
-            address=f"{config.server.host}:{grpc_config.port}",
-            max_message_bytes=grpc_config.max_message_size_bytes or DEFAULT_MESSAGE_BYTES,
-            reflection=grpc_config.server_reflection,
-            tls=_tls(config),
-        )
-        for add_to_server, servicer in admin.services():
-            server.add(add_to_server, servicer)
-        await _run_until_told(admin, server, timedelta(seconds=config.server.graceful_shutdown_timeout_seconds))
-
-
-async def _run_until_told(admin: Admin, server: RpcServer, grace: timedelta) -> None:
-    """Serve; on a signal stop taking calls first, then the parts that the last calls need."""
-    told = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for each in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(each, told.set)
-    background = asyncio.create_task(admin.run(), name="admin")
-    waiting = asyncio.create_task(told.wait(), name="signals")
-    try:
-        await server.start()
-        await asyncio.wait({background, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        await server.stop(grace)
-        for task in (waiting, background):
-            task.cancel()
-        await asyncio.wait({waiting, background})
-        for each in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(each)
-    if not background.cancelled():
-        background.result()
-
-
-def _check_exposure(server: ServerConfig) -> None:
-    """Nothing that anybody could use is served to other machines by accident."""
-    if server.security.use_auth:
-        raise FailedPrecondition(
-            "server.security.useAuth is set, and this release cannot authenticate callers yet: put an authenticating "
-            "proxy in front of it, or unset it"
-        )
-    if server.host not in ("127.0.0.1", "localhost", "::1") and not server.insecure_bind:
-        raise FailedPrecondition(
-            f"server.host is {server.host}, so that everybody who reaches it could run commands here: there is no "
-            "authentication; listen on 127.0.0.1, or set server.insecureBind where the network is closed"
-        )
-
-
-def database_dsn(config: PostgresConfig, database: str) -> str:
-    """The connection text for a database of the configured server."""
-    password = config.password.get_secret_value()
-    if config.password_path is not None:
-        try:
-            password = config.password_path.read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise FailedPrecondition(
-                f"the database's password cannot be read from {config.password_path}: {error.strerror}"
-            ) from error
-    login = quote(config.username, safe="") + (f":{quote(password, safe='')}" if password else "")
-    options = dict(option.split("=", 1) for option in config.options.split() if "=" in option)
-    if config.host.startswith("/"):
-        return f"postgresql://{login}@/{quote(database, safe='')}?" + urlencode(
-            {"host": config.host, "port": config.port} | options
-        )
-    host = f"[{config.host}]" if ":" in config.host else config.host
-    return f"postgresql://{login}@{host}:{config.port}/{quote(database, safe='')}?{urlencode(options)}"
-
-
-def _tls(config: AdminConfig) -> tuple[bytes, bytes] | None:
-    security = config.server.security
-    if not security.secure:
-        return None
-    try:
-        return Path(security.ssl.key_file).read_bytes(), Path(security.ssl.certificate_file).read_bytes()
-    except OSError as error:
-        raise FailedPrecondition(
-            f"server.security.secure is set and {error.filename} cannot be read: {error.strerror}"
-        ) from error
 
 
 async def _nobody_listens(message: Outgoing) -> None:

@@ -157,7 +157,7 @@ def admin() -> None:
 @config_option
 def admin_serve(config_files: tuple[Path, ...]) -> None:
     """Serve registration, executions and the journal (gRPC 8089, HTTP 8088 by default)."""
-    from aerodrome.admin.main import serve
+    from aerodrome.admin.serving import serve
 
     _run(serve(config_files, {}))
 

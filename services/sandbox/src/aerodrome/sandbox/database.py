@@ -17,7 +17,7 @@ _NAME = "aerodrome"
 async def database(config: SandboxConfig) -> AsyncIterator[str]:
     """The DSN of a database that exists; one that was started here is restarted if it dies, and stopped at the end."""
     if not config.embedded_database:
-        from aerodrome.admin.main import database_dsn
+        from aerodrome.admin.serving import database_dsn
 
         postgres = config.admin.database.postgres
         yield await create_if_missing(database_dsn(postgres, "postgres"), postgres.dbname)

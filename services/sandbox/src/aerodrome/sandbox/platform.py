@@ -6,8 +6,6 @@ Source: design.md, sections 1 and 4.
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -38,6 +36,7 @@ from aerodrome.stdlib.rpc.server import RpcServer
 from aerodrome.stdlib.storage import LocalSigner, Storage, open_storage
 from aerodrome.stdlib.storage.http import routes as storage_routes
 from aerodrome.stdlib.storage.local import LocalStorage
+from aerodrome.stdlib.storage.signing import key_at
 from aerodrome.stdlib.telemetry import Telemetry
 
 log = get_logger(__name__)
@@ -65,7 +64,7 @@ class Platform:
             await migrate(database, _MIGRATIONS, service="admin")
             await migrate(database, scheduling.MIGRATIONS, service=scheduling.SERVICE)
             await migrate(database, datacatalog.MIGRATIONS, service=datacatalog.SERVICE)
-            signer = LocalSigner(_signing_key(config.data_dir), self._public_url, self._clock)
+            signer = LocalSigner(key_at(config.data_dir / "signing.key"), self._public_url, self._clock)
             storage = await stack.enter_async_context(
                 open_storage(config.admin.storage, clock=self._clock, signer=signer)
             )
@@ -195,19 +194,6 @@ class Platform:
             f"{self._public_url()}/console/logs?project={quote(execution.project)}&domain={quote(execution.domain)}"
             f"&execution={quote(execution.name)}&node={quote(context.node_id)}&attempt={context.attempt}"
         )
-
-
-def _signing_key(data_dir: Path) -> bytes:
-    """The secret behind signed URLs, made once per data directory."""
-    path = data_dir / "signing.key"
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        key = secrets.token_bytes(32)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(key)
-        return key
 
 
 def _log_path(

@@ -11,13 +11,16 @@ import binascii
 import hashlib
 import hmac
 import json
+import os
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from urllib.parse import quote
 
 from aerodrome.stdlib.clock import Clock
-from aerodrome.stdlib.errors import InvalidArgument, PermissionDenied
+from aerodrome.stdlib.errors import FailedPrecondition, InvalidArgument, PermissionDenied
 from aerodrome.stdlib.storage.port import MD5_METADATA_HEADER, SignedUrl, base64_md5
 
 PATH = "/data/v1/"
@@ -38,6 +41,32 @@ class Claims:
     content_length: int | None
     filename: str
     """What to call the content when it is saved."""
+
+
+def key_at(path: Path) -> bytes:
+    """The key in a file, which is made with a new one if it is missing; only its owner may read it.
+
+    Raises FailedPrecondition if it cannot be read or made.
+    """
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Written whole under another name first: several processes may begin together, and all must read one key.
+            made = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+            descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(secrets.token_bytes(32))
+            try:
+                os.link(made, path)
+            except FileExistsError:
+                pass
+            finally:
+                made.unlink()
+        return path.read_bytes()
+    except OSError as error:
+        raise FailedPrecondition(
+            f"the key for signed URLs in {path} cannot be read or made: {error.strerror}"
+        ) from error
 
 
 class LocalSigner:

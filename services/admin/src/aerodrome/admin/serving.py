@@ -1,0 +1,226 @@
+"""The control plane as a process of its own: gRPC, the HTTP API, and the operational port.
+
+Source: spec/control-plane.md, sections 11 and 14.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from aiohttp import web
+
+from aerodrome.admin import gateway
+from aerodrome.admin.config import AdminConfig, PostgresConfig, ServerConfig
+from aerodrome.admin.main import DEFAULT_MESSAGE_BYTES, MIGRATIONS, SERVICE, Admin
+from aerodrome.admin.managers.announcing import open_outside
+from aerodrome.stdlib import http, logger, operations
+from aerodrome.stdlib.clock import SystemClock
+from aerodrome.stdlib.config import load
+from aerodrome.stdlib.errors import FailedPrecondition
+from aerodrome.stdlib.postgres.database import Database, create_if_missing
+from aerodrome.stdlib.postgres.migrations import migrate
+from aerodrome.stdlib.pubsub.opening import open_bus
+from aerodrome.stdlib.rpc.server import RpcServer
+from aerodrome.stdlib.storage import LocalSigner, open_storage
+from aerodrome.stdlib.storage.http import routes as storage_routes
+from aerodrome.stdlib.storage.local import LocalStorage
+from aerodrome.stdlib.storage.signing import key_at
+from aerodrome.stdlib.telemetry import Telemetry
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+async def serve(config_files: Sequence[Path], overrides: Mapping[str, Any]) -> None:
+    """Serve the control plane over gRPC and HTTP until SIGTERM or SIGINT, then drain.
+
+    Raises ConfigError, FailedPrecondition for what cannot be served safely, Unavailable if a port is taken.
+    """
+    config = load(AdminConfig, config_files, overrides=overrides)
+    logger.configure(config.logger)
+    settings = config.server
+    _check_exposure(settings)
+    clock = SystemClock()
+    http_port = settings.http_port
+    dsn = await create_if_missing(database_dsn(config.database.postgres, "postgres"), config.database.postgres.dbname)
+
+    def public_url() -> str:
+        scheme = "https" if settings.security.secure else "http"
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        return settings.data_proxy.public_url or f"{scheme}://{host}:{http_port}"
+
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(
+            Database(
+                dsn,
+                min_size=config.database.max_idle_connections,
+                max_size=config.database.max_open_connections,
+                statement_timeout=config.database.statement_timeout,
+                application_name="aerodrome-admin",
+            )
+        )
+        await migrate(database, MIGRATIONS, service=SERVICE)
+        signer = LocalSigner(await asyncio.to_thread(_signing_key, config), public_url, clock)
+        storage = await stack.enter_async_context(open_storage(config.storage, clock=clock, signer=signer))
+        bus = await stack.enter_async_context(open_bus(config.bus, database=database))
+        telemetry = Telemetry(config.otel)
+        stack.push_async_callback(telemetry.aclose)
+        admin = Admin(
+            config,
+            database=database,
+            storage=storage,
+            clock=clock,
+            public_url=public_url,
+            telemetry=telemetry,
+            bus=bus,
+            outside=await open_outside(config, bus, stack),
+        )
+        await admin.prepare()
+        tls = _tls(config)
+        server = RpcServer(
+            address=f"{settings.host}:{settings.grpc.port}",
+            max_message_bytes=settings.grpc.max_message_size_bytes or DEFAULT_MESSAGE_BYTES,
+            reflection=settings.grpc.server_reflection,
+            tls=tls,
+        )
+        for add_to_server, servicer in admin.services():
+            server.add(add_to_server, servicer)
+        app = _application(config, server)
+        if isinstance(storage, LocalStorage):
+            app.add_routes(storage_routes(storage, signer))
+        grace = timedelta(seconds=settings.graceful_shutdown_timeout_seconds)
+        serving = asyncio.Event()
+        await stack.enter_async_context(
+            operations.listening(
+                telemetry,
+                config,
+                ready=serving.is_set,
+                host=settings.host,
+                port=config.flyteadmin.profiler_port,
+                setting="flyteadmin.profilerPort",
+            )
+        )
+        http_port = await stack.enter_async_context(
+            http.listen(
+                app,
+                settings.host,
+                settings.http_port,
+                grace=grace,
+                header_seconds=float(settings.read_header_timeout_seconds or http.HEADER_SECONDS),
+                tls=tls,
+            )
+        )
+        await _run_until_told(admin, telemetry, server, grace, serving)
+
+
+def _application(config: AdminConfig, server: RpcServer) -> web.Application:
+    """The HTTP API over the same registry as gRPC."""
+    settings = config.server
+    security = settings.security
+    cors = None
+    if security.allow_cors:
+        cors = http.Cors(
+            origins=security.allowed_origins or ("*",), headers=tuple({"Content-Type", *security.allowed_headers})
+        )
+    # Beyond the loopback (which needs insecureBind) the names under which people reach it are not known here.
+    hosts = http.LOOPBACK_HOSTS if settings.host in _LOOPBACK else None
+    app = web.Application(
+        middlewares=http.middlewares(allowed_hosts=hosts, cors=cors),
+        client_max_size=settings.grpc.max_message_size_bytes or DEFAULT_MESSAGE_BYTES,
+    )
+    app.add_routes(gateway.routes(server.registry))
+    return app
+
+
+def _signing_key(config: AdminConfig) -> bytes:
+    """The secret behind signed URLs of a local store: configured, or made once beside the store.
+
+    Replicas share it with the store's disk, so that each honours the URLs of the others, and restarts those of before.
+    """
+    path = config.server.data_proxy.signing_key_path
+    if path is None:
+        if config.storage.type not in ("local", ""):
+            return secrets.token_bytes(32)  # another kind of store signs by itself
+        path = Path(f"{os.path.abspath(config.storage.container)}.signing-key")
+    return key_at(path)
+
+
+async def _run_until_told(
+    admin: Admin, telemetry: Telemetry, server: RpcServer, grace: timedelta, serving: asyncio.Event
+) -> None:
+    """Serve; on a signal stop taking calls first, then the parts that the last calls need."""
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, told.set)
+    background = asyncio.create_task(admin.run(), name="admin")
+    measuring = asyncio.create_task(telemetry.run(), name="telemetry")
+    waiting = asyncio.create_task(told.wait(), name="signals")
+    try:
+        await server.start()
+        serving.set()
+        await asyncio.wait({background, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        serving.clear()
+        await server.stop(grace)
+        for task in (waiting, measuring, background):
+            task.cancel()
+        await asyncio.wait({waiting, measuring, background})
+        for each in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(each)
+    if not background.cancelled():
+        background.result()
+
+
+def _check_exposure(server: ServerConfig) -> None:
+    """Nothing that anybody could use is served to other machines by accident."""
+    if server.security.use_auth:
+        raise FailedPrecondition(
+            "server.security.useAuth is set, and this release cannot authenticate callers yet: put an authenticating "
+            "proxy in front of it, or unset it"
+        )
+    if server.host not in ("127.0.0.1", "localhost", "::1") and not server.insecure_bind:
+        raise FailedPrecondition(
+            f"server.host is {server.host}, so that everybody who reaches it could run commands here: there is no "
+            "authentication; listen on 127.0.0.1, or set server.insecureBind where the network is closed"
+        )
+
+
+def database_dsn(config: PostgresConfig, database: str) -> str:
+    """The connection text for a database of the configured server."""
+    password = config.password.get_secret_value()
+    if config.password_path is not None:
+        try:
+            password = config.password_path.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise FailedPrecondition(
+                f"the database's password cannot be read from {config.password_path}: {error.strerror}"
+            ) from error
+    login = quote(config.username, safe="") + (f":{quote(password, safe='')}" if password else "")
+    options = dict(option.split("=", 1) for option in config.options.split() if "=" in option)
+    if config.host.startswith("/"):
+        return f"postgresql://{login}@/{quote(database, safe='')}?" + urlencode(
+            {"host": config.host, "port": config.port} | options
+        )
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    return f"postgresql://{login}@{host}:{config.port}/{quote(database, safe='')}?{urlencode(options)}"
+
+
+def _tls(config: AdminConfig) -> tuple[bytes, bytes] | None:
+    security = config.server.security
+    if not security.secure:
+        return None
+    try:
+        return Path(security.ssl.key_file).read_bytes(), Path(security.ssl.certificate_file).read_bytes()
+    except OSError as error:
+        raise FailedPrecondition(
+            f"server.security.secure is set and {error.filename} cannot be read: {error.strerror}"
+        ) from error
