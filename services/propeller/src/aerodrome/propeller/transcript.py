@@ -153,7 +153,8 @@ def _item_events(change: ItemTransition) -> Iterator[ItemEvent]:
         yield ItemEvent(change, NodePhase.QUEUED)
     if change.node.spec.task is not None and not recovered:
         yield ItemEvent(change, None)
-    if first:
+    # An execution that an item launches is named once it exists.
+    if first if change.node.spec.task is not None else phase is TaskPhase.RUNNING and change.attempt == 0:
         yield ItemEvent(change, NodePhase.RUNNING)
     if recovered:
         yield ItemEvent(change, NodePhase.RECOVERED)
@@ -228,9 +229,6 @@ class Transcript:
             else:
                 written.append(journal_pb2.Transition(workflow=self._workflow(transition)))
         return written
-
-    def _shows_items(self, node: NodeState) -> bool:
-        return node.spec.kind is NodeKind.ARRAY and (self._item_nodes or node.spec.task is None)
 
     def _item_event(self, transition: ItemEvent, reported: Timestamp) -> journal_pb2.Transition:
         change, node, phase = transition.change, transition.node, transition.phase
@@ -344,7 +342,9 @@ class Transcript:
             event_version=1,
             spec_node_id=spec.id,
             node_name=spec.template.metadata.name,
-            is_parent=node.inner is not None or spec.kind is NodeKind.SUBWORKFLOW or self._shows_items(node),
+            is_parent=node.inner is not None
+            or spec.kind is NodeKind.SUBWORKFLOW
+            or (self._item_nodes and spec.kind is NodeKind.ARRAY),
             is_array=spec.kind is NodeKind.ARRAY,
             is_dynamic=phase is NodePhase.DYNAMIC_RUNNING or (spec.kind is NodeKind.TASK and node.inner is not None),
             is_in_dynamic_chain=_in_dynamic_chain(scope),

@@ -411,6 +411,9 @@ class _ItemEngine:
         if phase is not TaskPhase.UNDEFINED:
             self._engine.item_phase(self._node, self._index, attempt, phase, now, _item_info(info))
 
+    def launched(self, node: NodeState, attempt: int, now: float) -> None:
+        self.task_phase(node, attempt, TaskPhase.RUNNING, 0, now)
+
     def succeeded(self, node: NodeState, attempt: int, now: float, info: Any = None, detail: Any = None) -> None:
         self._engine.item_succeeded(self._node, self._index, attempt, now, _item_info(info, detail))
 
