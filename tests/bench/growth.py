@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
+import math
 import random
 import sys
 import tempfile
@@ -67,7 +68,7 @@ DAYS = 400
 PAGE_ROWS = 25
 DEEP_PAGE = 1_000
 GOAL_MS = 50.0
-REPEATS = 20
+REPEATS = 40
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,8 @@ async def _fill_registered(database: Any) -> None:
         await database.execute(
             "INSERT INTO workflows (project, domain, name, version, created_at, typed_interface, "
             "remote_closure_identifier, digest) "
-            f"SELECT $1, $2, 'package.module.workflow_' || n.name, 'v' || v.version, {made}, $3, '/data/metadata/admin/' || n.name, 'digest' {series}",
+            f"SELECT $1, $2, 'package.module.workflow_' || n.name, 'v' || v.version, {made}, $3, "
+            f"'/data/metadata/admin/' || n.name, 'digest' {series}",
             project, domain, interface.SerializeToString(),
         )  # fmt: skip
         # what executions refer to by number: consecutive from here
@@ -152,7 +154,8 @@ async def _fill_registered(database: Any) -> None:
             f"$5 + n.name * {VERSIONS} + v.version, (v.version = {VERSIONS - 1})::integer, 'digest' {series}",
             project, domain, plan.SerializeToString(), closure.SerializeToString(), base,
         )  # fmt: skip
-        assert base == number * NAMES * VERSIONS + 1, base
+        if base != number * NAMES * VERSIONS + 1:
+            raise RuntimeError("the database is not empty")
 
 
 async def _fill_executions(database: Any, began: datetime, first: int, count: int, size: Size) -> None:
@@ -373,7 +376,7 @@ class Timing:
 
     def at(self, share: float) -> float:
         taken = sorted(self.taken_ms)
-        return taken[min(len(taken) - 1, int(len(taken) * share))]
+        return taken[max(0, math.ceil(len(taken) * share) - 1)]
 
 
 CREATED_DESC = Sort(key="created_at", direction=Sort.DESCENDING)
@@ -420,7 +423,7 @@ def queries(database_now: datetime, names: list[str], wide: str) -> Iterator[Que
     yield executions("failed", "eq(phase,FAILED)")
     yield executions("aborted, failed", "value_in(phase,FAILED;ABORTED;TIMED_OUT)")
     yield executions("failed, active", "eq(state,0)+value_in(phase,FAILED)")
-    yield executions("of a user", lambda k: f"eq(user,user{k}@example.com)")
+    yield executions("of a user", lambda k: f"eq(user,user{k % USERS}@example.com)")
     yield executions("of a rare user", lambda k: f"eq(user,user{USERS - 1 - k % 5}@example.com)")
     yield executions("of nobody", "eq(user,nobody@example.com)")
     yield executions("started in a week", lambda k: f"gte(started_at,{ago(7 * k + 7)})+lt(started_at,{ago(7 * k)})")
@@ -429,6 +432,7 @@ def queries(database_now: datetime, names: list[str], wide: str) -> Iterator[Que
         lambda k: f"gte(started_at,{ago(300 + k + 1 / 24)})+lt(started_at,{ago(300 + k)})",
     )
     yield executions("started since", lambda k: f"gte(started_at,{ago(k)})", sort=started_desc)
+    yield executions("started in an old quarter", f"gte(started_at,{ago(DAYS * 3 / 4)})+lt(started_at,{ago(DAYS / 2)})")
     yield executions("longer than", lambda k: f"gt(duration,{k * 60})")
     yield executions("very long", "gt(duration,33000)")
     yield executions("longer than the longest", "gt(duration,999999)")
@@ -446,7 +450,7 @@ def queries(database_now: datetime, names: list[str], wide: str) -> Iterator[Que
             sort=started_desc,
         )  # fmt: skip
         yield executions(
-            f"of a version of a {kind}", lambda k, kind=kind: f"{_entity(kind, k)}+eq({kind}.version,v{3 * k})"  # type: ignore[misc]
+            f"of a version of a {kind}", lambda k, kind=kind: f"{_entity(kind, k)}+eq({kind}.version,v{2 * k})"  # type: ignore[misc]
         )  # fmt: skip
     yield executions("by name", lambda k: f"eq(execution_name,{names[k]})")
     yield executions("by tag", lambda k: f"value_in(execution_tag.key,tag{k})")
@@ -549,14 +553,14 @@ def queries(database_now: datetime, names: list[str], wide: str) -> Iterator[Que
             ),
             "entities",
         )  # fmt: skip
-    for kind, filters in itertools.product(
+    for resource_type, filters in itertools.product(
         (ResourceType.TASK, ResourceType.WORKFLOW, ResourceType.LAUNCH_PLAN),
         ("", "eq(state,0)", "eq(state,1)", "contains(name,7)"),
     ):
         yield Query(
-            f"named entities of kind {kind}: {filters or 'all'}", "ListNamedEntities",
-            lambda _, kind=kind, filters=filters: NamedEntityListRequest(  # type: ignore[misc]
-                resource_type=kind, project=PROJECT, domain=DOMAIN, limit=100, filters=filters,
+            f"named entities of kind {resource_type}: {filters or 'all'}", "ListNamedEntities",
+            lambda _, resource_type=resource_type, filters=filters: NamedEntityListRequest(  # type: ignore[misc]
+                resource_type=resource_type, project=PROJECT, domain=DOMAIN, limit=100, filters=filters,
                 sort_by=Sort(key="name", direction=Sort.ASCENDING),
             ),
             "entities",
@@ -718,7 +722,7 @@ async def serving(database: Any) -> AsyncIterator[tuple[Any, Recording]]:
         for add_to_server, servicer in admin.services():
             registry.add(add_to_server, servicer)
         channel = await stack.enter_async_context(DirectChannel([registry]))
-        yield AdminServiceStub(channel), recording
+        yield AdminServiceStub(channel), recording  # type: ignore[no-untyped-call]
 
 
 async def run(arguments: argparse.Namespace, tell: Callable[[str], None]) -> None:

@@ -6,7 +6,9 @@ import base64
 import itertools
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -28,7 +30,7 @@ from aerodrome.admin.repositories.sources import (
     WORKFLOWS,
     named_entities,
 )
-from aerodrome.stdlib.errors import InvalidArgument
+from aerodrome.stdlib.errors import InvalidArgument, ResourceExhausted
 from aerodrome.stdlib.postgres.database import Database
 
 SOURCES = {
@@ -42,9 +44,9 @@ SOURCES = {
     "task ids": IDENTIFIERS["tasks"],
     "workflow ids": IDENTIFIERS["workflows"],
     "launch plan ids": IDENTIFIERS["launch_plans"],
-    "named tasks": named_entities(1, "tasks"),
-    "named workflows": named_entities(2, "workflows"),
-    "named launch plans": named_entities(3, "launch_plans"),
+    "named tasks": named_entities(1),
+    "named workflows": named_entities(2),
+    "named launch plans": named_entities(3),
 }
 
 
@@ -217,6 +219,14 @@ class Recorded:
     def __init__(self) -> None:
         self.statements: list[tuple[str, Sequence[object]]] = []
 
+    @asynccontextmanager
+    async def transaction(self, *, readonly: bool) -> AsyncIterator[Recorded]:
+        assert readonly
+        yield self
+
+    async def execute(self, statement: str) -> None:
+        assert statement.startswith("SET LOCAL")
+
     async def fetch(self, statement: str, *values: object) -> list[Any]:
         self.statements.append((statement, values))
         return []
@@ -274,3 +284,39 @@ async def test_the_database_understands_every_filter_that_is_accepted(database: 
         await page(database, source, limit=3, filters="+".join(written), sort_by=Sort(key=key))
     except InvalidArgument as error:
         assert "compares texts" in error.message  # noqa: PT017  # the only refusal left
+
+
+async def test_the_executions_of_a_name_are_the_same_with_and_without_a_join(database: Database, rows: Any) -> None:
+    await fill(rows)
+    for name, version in itertools.product("ab", "12"):
+        workflow = await rows.workflow(f"{name}x", version)
+        plan = await rows.launch_plan(workflow, f"{name}y", version)
+        task = await rows.task(f"{name}z", version)
+        await rows.execution(f"{name}{version}p", workflow_id=workflow, launch_plan_id=plan)
+        await rows.execution(f"{name}{version}t", workflow_id=workflow, task_id=task, launch_entity="task")
+    for entity, name in (("workflow", "ax"), ("launch_plan", "ay"), ("task", "az")):
+        key = f"eq({entity}.project,p)+eq({entity}.domain,d)+eq({entity}.name,{name})"
+        numbered = await page(database, EXECUTIONS, limit=100, filters=key)
+        joined = await page(database, EXECUTIONS, limit=100, filters=f"{key}+ne({entity}.version,none)")
+        one = await page(database, EXECUTIONS, limit=100, filters=f"{key}+eq({entity}.version,1)")
+        names = [row["execution_name"] for row in numbered.rows]
+        assert names == [row["execution_name"] for row in joined.rows] != []
+        assert {row["execution_name"] for row in one.rows} == {each for each in names if "1" in each}
+        other = await page(database, EXECUTIONS, limit=100, filters=key.replace(f"{name})", "nothing)"))
+        assert other.rows == []
+
+
+async def test_a_question_that_takes_too_long_is_answered_with_what_to_ask_instead(
+    database: Database, rows: Any
+) -> None:
+    await rows.execution("e", cluster="x")
+    await database.execute(
+        "CREATE FUNCTION slow(text) RETURNS text LANGUAGE sql VOLATILE AS 'SELECT $1 FROM pg_sleep(60)'"
+    )
+    slow = replace(EXECUTIONS, select=f"{EXECUTIONS.select}, slow(e.phase)")
+    async with Database(database.dsn, max_size=1, statement_timeout=timedelta(milliseconds=200)) as impatient:
+        for limit in (10, 1000):
+            ask = Ask("ListThings", limit, filters="eq(cluster,x)", sort_by=Sort(key="user"))
+            with pytest.raises(ResourceExhausted, match=r"eq\(cluster,x\).*user.*add an eq filter on") as caught:
+                await list_page(impatient, slow, Scope(), ask)
+            assert "phase" in caught.value.message

@@ -92,12 +92,9 @@ MAX_SHOWN_ITEMS = 2_000
 REMEMBERED_KEYS = 4_096
 """How many executions' numbers are remembered; a name never comes to mean another execution."""
 
-NAMED_TABLES = {
-    ResourceType.TASK: "tasks",
-    ResourceType.WORKFLOW: "workflows",
-    ResourceType.LAUNCH_PLAN: "launch_plans",
+_NAMED_SOURCES = {
+    kind: named_entities(kind) for kind in (ResourceType.TASK, ResourceType.WORKFLOW, ResourceType.LAUNCH_PLAN)
 }
-_NAMED_SOURCES = {kind: named_entities(kind, table) for kind, table in NAMED_TABLES.items()}
 
 
 class ReadingManager:

@@ -24,7 +24,7 @@ from flyteidl.admin.common_pb2 import Sort
 
 from aerodrome.admin.domain.filters import COLUMNS, Entity, Filter, Function, Kind, Operand, parse, sort_kind
 from aerodrome.admin.domain.validation import invalid_value, shown
-from aerodrome.stdlib.errors import InvalidArgument
+from aerodrome.stdlib.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted
 from aerodrome.stdlib.postgres.database import Database, Record
 
 MAX_PAGE_ROWS = 10_000
@@ -67,6 +67,11 @@ class Source:
     """Fields that are not simply the column of that name."""
     nullable: frozenset[str] = frozenset()
     """Sortable fields that may be null."""
+    numbered: Mapping[Entity, tuple[str, int]] = field(default_factory=dict)
+    """Joined entities whose name the row has as a number: the column, and the resource type of the name.  Project,
+    domain and name together then need no join, and an index has such rows in order."""
+    advice: str = ""
+    """What to filter and sort by instead, for who asks what no index helps with."""
 
     def place(self, entity: Entity, column: str) -> Place:
         """Where a field of the allow-list is found."""
@@ -156,8 +161,28 @@ async def list_page(
 ) -> Page:
     """The page that `ask` is for; `filters`, when given, are its filters as already parsed.
 
-    Raises InvalidArgument for filters, sort keys and tokens that cannot be understood.
+    Raises InvalidArgument for filters, sort keys and tokens that cannot be understood, and ResourceExhausted, with what
+    to ask for instead, if finding the rows takes longer than a statement may.
     """
+    try:
+        return await _list_page(database, source, scope, ask, filters, max_rows, max_bytes)
+    except DeadlineExceeded as error:
+        narrower = source.advice or "filter by an equality, and sort by created_at"
+        raise ResourceExhausted(
+            f"the rows for filters [{shown(ask.filters)}] and sort key '{shown(_sort_key(source, ask))}' were not "
+            f"found within the time that the database may take: {narrower}"
+        ) from error
+
+
+async def _list_page(
+    database: Database,
+    source: Source,
+    scope: Scope,
+    ask: Ask,
+    filters: Sequence[Filter] | None,
+    max_rows: int,
+    max_bytes: int,
+) -> Page:
     conditions = parse(ask.filters, source.entity) if filters is None else filters
     order = _order(source, scope, ask)
     fingerprint = _fingerprint(source, scope, ask, order)
@@ -179,14 +204,20 @@ async def list_page(
     return Page(rows, "")
 
 
+_PLAN_FOR_VALUES = "SET LOCAL plan_cache_mode = force_custom_plan"
+"""What is common and what is rare differ by orders of magnitude here: a plan that fits all values fits none.  Prepared
+statements would get one after a few calls."""
+
+
 async def _rows(
     database: Database, statement: str, values: Sequence[object], limit: int
 ) -> AsyncGenerator[Record, None]:
-    if limit <= STREAMED_ROWS:
-        for row in await database.fetch(statement, *values):
-            yield row
-        return
     async with database.transaction(readonly=True) as conn:
+        await conn.execute(_PLAN_FOR_VALUES)
+        if limit <= STREAMED_ROWS:
+            for row in await conn.fetch(statement, *values):
+                yield row
+            return
         cursor = cast(AsyncGenerator[Record, None], conn.cursor(statement, *values, prefetch=STREAMED_ROWS))
         async with aclosing(cursor):
             async for row in cursor:
@@ -210,12 +241,16 @@ class _Order:
     descending: bool
 
 
+def _sort_key(source: Source, ask: Ask) -> str:
+    return ask.sort_by.key if ask.sort_by is not None and ask.sort_by.key else source.default_sort
+
+
 def _order(source: Source, scope: Scope, ask: Ask) -> _Order:
-    key, descending = source.default_sort, False
+    key, descending = _sort_key(source, ask), False
     if ask.sort_by is not None and ask.sort_by.key:
         if ask.sort_by.direction not in (Sort.ASCENDING, Sort.DESCENDING):
             raise InvalidArgument(f"invalid sort direction '{ask.sort_by.direction}'")
-        key, descending = ask.sort_by.key, ask.sort_by.direction == Sort.DESCENDING
+        descending = ask.sort_by.direction == Sort.DESCENDING
     sort_kind(source.entity, key)
     names = (key, *(name for name in source.tie if name != key))
     varying = [name for name in names if name not in scope.equal] or [names[-1]]
@@ -275,6 +310,13 @@ def _statement(
     needs: set[Entity] = set()
     conditions = scope.conditions(source, parameters)
     many: dict[Entity, list[str]] = {}
+    named, filters = _named(source, tuple(filters))
+    for number, resource_type, key in named:
+        bound = [parameters.bind(value, "text") for value in key]
+        conditions.append(
+            f"{number} = (SELECT id FROM registered_names WHERE resource_type = {resource_type:d} "
+            f"AND project = {bound[0]} AND domain = {bound[1]} AND name = {bound[2]})"
+        )
     for each in filters:
         place = source.place(each.entity, each.column)
         condition = _condition(each, place, parameters)
@@ -304,6 +346,27 @@ def _statement(
         f"OFFSET {parameters.bind(offset, 'bigint')}" if offset else "",
     ]
     return "\n".join(line for line in lines if line), parameters.values
+
+
+_NAME = ("project", "domain", "name")
+
+
+def _named(
+    source: Source, filters: tuple[Filter, ...]
+) -> tuple[list[tuple[str, int, tuple[Operand, ...]]], tuple[Filter, ...]]:
+    """The names that filters ask for and that rows have as numbers, and the filters that are left.
+
+    Only where an entity is asked for by project, domain and name and nothing else: with its version, the row that is
+    joined says more.
+    """
+    found = []
+    for entity, (column, resource_type) in source.numbered.items():
+        own = [each for each in filters if each.entity is entity]
+        values = {each.column: each.operands[0] for each in own if each.function is Function.EQ}
+        if len(own) == len(_NAME) and values.keys() == set(_NAME):
+            found.append((column, resource_type, tuple(values[each] for each in _NAME)))
+            filters = tuple(each for each in filters if each.entity is not entity)
+    return found, filters
 
 
 def _condition(each: Filter, place: Place, parameters: Parameters) -> str:

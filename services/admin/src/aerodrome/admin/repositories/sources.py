@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from flyteidl.core.identifier_pb2 import ResourceType
+
 from aerodrome.admin.domain.filters import Entity
 from aerodrome.admin.repositories.listing import Place, Source
 
@@ -71,6 +73,15 @@ EXECUTIONS = Source(
             "parent_node_execution_id", "error_kind", "error_code",
         }
     ),
+    numbered={
+        Entity.LAUNCH_PLAN: ("e.launch_plan_name_id", ResourceType.LAUNCH_PLAN),
+        Entity.WORKFLOW: ("e.workflow_name_id", ResourceType.WORKFLOW),
+        Entity.TASK: ("e.task_name_id", ResourceType.TASK),
+    },
+    advice=(
+        "add an eq filter on execution_name, phase, user, mode, or on project, domain and name of launch_plan, "
+        "workflow or task, or a range of started_at or duration, and sort by created_at or started_at"
+    ),
 )  # fmt: skip
 
 NODE_EXECUTIONS = Source(
@@ -92,6 +103,7 @@ NODE_EXECUTIONS = Source(
             "parent_task_execution_id", "error_kind", "error_code", "cache_status",
         }
     ),
+    advice="list below a unique_parent_id, add a filter on node_id, or sort by created_at",
 )  # fmt: skip
 
 TASK_EXECUTIONS = Source(
@@ -167,17 +179,19 @@ IDENTIFIERS = {
     table: Source(
         entity=Entity.IDENTIFIER,
         select="id.project, id.domain, id.name",
-        table=f"(SELECT DISTINCT project, domain, name FROM {table}) id",
+        table=f"(SELECT project, domain, name FROM registered_names WHERE resource_type = {resource_type:d}) id",
         tie=("project", "domain", "name"),
         default_sort="project",
     )
-    for table in ("tasks", "workflows", "launch_plans")
-}
+    for table, resource_type in (
+        ("tasks", ResourceType.TASK), ("workflows", ResourceType.WORKFLOW), ("launch_plans", ResourceType.LAUNCH_PLAN),
+    )
+}  # fmt: skip
 """The distinct names of registered entities, by their table."""
 
 
-def named_entities(resource_type: int, table: str) -> Source:
-    """The distinct names of the entities in `table` with what is known of each; nothing stored means the defaults."""
+def named_entities(resource_type: int) -> Source:
+    """The names of the entities of this type with what is known of each; nothing stored means the defaults."""
     places = {
         "resource_type": Place(f"{resource_type:d}::bigint"),
         "project": Place("nen.project"),
@@ -193,7 +207,7 @@ def named_entities(resource_type: int, table: str) -> Source:
             "coalesce(nem.state, 0) AS state"
         ),
         table=(
-            f"(SELECT DISTINCT project, domain, name FROM {table}) nen "
+            f"(SELECT project, domain, name FROM registered_names WHERE resource_type = {resource_type:d}) nen "
             f"LEFT JOIN named_entity_metadata nem ON nem.resource_type = {resource_type:d} "
             "AND nem.project = nen.project AND nem.domain = nen.domain AND nem.name = nen.name"
         ),
