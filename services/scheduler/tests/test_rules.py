@@ -16,7 +16,7 @@ from aerodrome.admin.domain.schedules import check_cron
 from aerodrome.scheduler.domain.cron import SDK_ALIASES, Cron, parse
 from aerodrome.scheduler.domain.misfire import COUNTED, Misfire, Policy, judge
 from aerodrome.scheduler.domain.naming import Key, execution_hash, execution_name, fnv1_64, schedule_key
-from aerodrome.scheduler.domain.plans import plan_of
+from aerodrome.scheduler.domain.plans import plan_of, settings_of
 from aerodrome.scheduler.domain.schedules import Rate, Schedule, count_slots, latest_slots, schedule_of, slots
 from aerodrome.stdlib.errors import InvalidArgument
 
@@ -310,12 +310,19 @@ class TestMisfire:
             assert len(due.fire) <= 1
 
 
-def test_a_launch_plan_without_a_schedule_is_none_of_ours() -> None:
+def test_a_rate_of_nothing_is_none_and_one_that_cannot_be_says_why() -> None:
     plan: Any = LaunchPlan()
     assert plan_of(plan) is None
     plan.spec.entity_metadata.schedule.rate.value = 0
     assert plan_of(plan) is None
     plan.spec.entity_metadata.schedule.rate.value = 2**32 - 1
     plan.spec.entity_metadata.schedule.rate.unit = 2
-    with pytest.raises(InvalidArgument, match="too long"):
-        plan_of(plan)
+    known = plan_of(plan)
+    assert known is not None
+    with pytest.raises(InvalidArgument, match="never fires"):
+        settings_of(known, Policy(), "")
+    plan.spec.entity_metadata.schedule.rate.unit = 9
+    known = plan_of(plan)
+    assert known is not None
+    with pytest.raises(InvalidArgument, match="in minutes, hours or days"):
+        settings_of(known, Policy(), "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -36,15 +36,14 @@ class ControlPlane:
         """A launch plan as it is now.  Raises NotFound."""
         return await _translated(self._stub.GetLaunchPlan(ObjectGetRequest(id=identifier), timeout=self._seconds))
 
-    async def active_launch_plans(self) -> AsyncIterator[LaunchPlan]:
-        """The active launch plans of all domains of all projects."""
+    async def active_launch_plans(self) -> AsyncIterator[Sequence[LaunchPlan]]:
+        """The active launch plans of all domains of all projects, page by page."""
         async for project, domain in self._places():
             token = ""
             while True:
                 request = ActiveLaunchPlanListRequest(project=project, domain=domain, limit=_PAGE, token=token)
                 page = await _translated(self._stub.ListActiveLaunchPlans(request, timeout=self._seconds))
-                for each in page.launch_plans:
-                    yield each
+                yield page.launch_plans
                 token = page.token
                 if not token:
                     break

@@ -69,8 +69,7 @@ class Settings:
 
 
 def plan_of(launch_plan: LaunchPlan) -> Plan | None:
-    """What the scheduler keeps of a launch plan; None if it has no schedule.  Raises InvalidArgument for a unit of time
-    that is not known."""
+    """What the scheduler keeps of a launch plan; None if it has no schedule."""
     schedule = launch_plan.spec.entity_metadata.schedule
     if not has_schedule(schedule):
         return None
@@ -101,7 +100,7 @@ def settings_of(plan: Plan, defaults: Policy, default_zone: str) -> Settings:
         zone=plan.annotations.get(TIME_ZONE, ""),
         default_zone=default_zone,
     )
-    if schedule.next(plan.activated_at) is None:
+    if schedule.next(plan.activated_at) is None:  # a period of millions of years
         raise InvalidArgument("the schedule never fires")
     return Settings(schedule, _policy(plan.annotations, defaults))
 
@@ -119,13 +118,10 @@ def zone_name(plan: Plan, default_zone: str) -> str:
 def _period(schedule: ScheduleMessage) -> timedelta | None:
     if schedule.cron_expression or schedule.HasField("cron_schedule"):
         return None
-    unit = _UNITS.get(schedule.rate.unit)
-    if unit is None:
-        raise InvalidArgument(f"the schedule's unit of time {schedule.rate.unit} is not known")
     try:
-        return schedule.rate.value * unit
+        return schedule.rate.value * _UNITS.get(schedule.rate.unit, timedelta(0))
     except OverflowError:
-        raise InvalidArgument(f"the schedule's period of {schedule.rate.value} units is too long") from None
+        return timedelta.max
 
 
 def _policy(annotations: Mapping[str, str], defaults: Policy) -> Policy:

@@ -99,6 +99,6 @@ def count_slots(schedule: Schedule, after: datetime, until: datetime, most: int)
 
 def _rate(period: timedelta, anchor: datetime) -> Rate:
     if period <= timedelta(0):
-        raise InvalidArgument(f"a schedule's period has to be longer than {period}")
+        raise InvalidArgument("a schedule's period has to be longer than nothing, in minutes, hours or days")
     whole = max(LEAST_PERIOD, timedelta(seconds=period // timedelta(seconds=1)))
     return Rate(whole, anchor.replace(microsecond=0))

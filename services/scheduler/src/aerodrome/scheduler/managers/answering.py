@@ -137,7 +137,7 @@ class AnsweringManager:
             if await repository.count_open_backfills() >= MOST_OPEN_BACKFILLS:
                 raise ResourceExhausted(f"{MOST_OPEN_BACKFILLS} backfills are under way; wait until some have finished")
             order = await repository.add_backfill(known.id, start, end, after=start - _INSTANT, slots=count, at=now)
-            await repository.announce(known.id)
+            await repository.announce([known.id])
         self._changed(known.id)
         return known.plan.key, order
 

@@ -5,7 +5,8 @@ The control plane is the only source.  An announcement is a hint: what counts is
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from flyteidl.admin.launch_plan_pb2 import LaunchPlan, LaunchPlanUpdateRequest
 from flyteidl.core.identifier_pb2 import Identifier, ResourceType
@@ -58,7 +59,7 @@ class LearningManager:
         except (NotFound, InvalidArgument) as error:
             log.warning("announced launch plan cannot be read", error=error.message)
             return
-        await self._learn(found)
+        await self._learn([found])
 
     async def resync(self) -> None:
         """Read all active launch plans; those that are active here and not among them are read one by one.
@@ -66,10 +67,9 @@ class LearningManager:
         Raises Unavailable and its like.
         """
         seen: set[Key] = set()
-        async for launch_plan in self._control_plane.active_launch_plans():
-            identifier = launch_plan.id
-            seen.add(Key(identifier.project, identifier.domain, identifier.name, identifier.version))
-            await self._learn(launch_plan)
+        async for page in self._control_plane.active_launch_plans():
+            await self._learn(page)
+            seen.update(_key(each.id) for each in page)
         async with self._db.connection() as conn:
             known = await ScheduleRepository(conn).active()
         for each in known:
@@ -81,39 +81,48 @@ class LearningManager:
                 project=key.project, domain=key.domain, name=key.name, version=key.version,
             )  # fmt: skip
             try:
-                await self._learn(await self._control_plane.launch_plan(identifier))
+                await self._learn([await self._control_plane.launch_plan(identifier)])
             except NotFound:
-                gone = Plan(
-                    key, False, max(self._clock.now(), each.plan.activated_at), each.plan.expression, each.plan.period,
-                    each.plan.kickoff_arg, each.plan.annotations,
-                )  # fmt: skip
-                await self._keep(gone, "the launch plan is gone")
+                at = max(self._clock.now(), each.plan.activated_at)
+                gone = replace(each.plan, active=False, activated_at=at)
+                await self._keep([(gone, "the launch plan is gone")])
 
-    async def _learn(self, launch_plan: LaunchPlan) -> None:
-        try:
+    async def _learn(self, launch_plans: Sequence[LaunchPlan]) -> None:
+        found: dict[Key, tuple[Plan, str]] = {}
+        for launch_plan in launch_plans:
             plan = plan_of(launch_plan)
-        except InvalidArgument as error:
-            log.warning("schedule cannot be read", launch_plan=launch_plan.id.name, error=error.message)
-            return
-        if plan is None:
-            return
-        problem = ""
-        try:
-            settings_of(plan, self._defaults, self._zone)
-        except InvalidArgument as error:
-            problem = error.message
-        await self._keep(plan, problem)
+            if plan is None:
+                continue
+            problem = ""
+            try:
+                settings_of(plan, self._defaults, self._zone)
+            except InvalidArgument as error:
+                problem = error.message
+            found[plan.key] = plan, problem
+        if found:
+            await self._keep(list(found.values()))
 
-    async def _keep(self, plan: Plan, problem: str) -> None:
+    async def _keep(self, plans: Sequence[tuple[Plan, str]]) -> None:
+        now = self._clock.now()
         async with self._db.transaction() as conn:
             schedules = ScheduleRepository(conn)
-            changed = await schedules.learn(plan, problem)
-            if changed is None:
+            changed = await schedules.learn(plans)
+            if not changed:
                 return
-            if problem and plan.active:
-                log.warning("schedule cannot be run", schedule=str(plan.key), error=problem)
-                decision = Decision(changed, Outcome.UNUSABLE, Origin.ON_TIME, self._clock.now(), reason=problem)
-                await schedules.add_decisions([decision])
-            await schedules.announce(changed)
-        log.info("schedule learned", schedule=str(plan.key), active=plan.active)
-        self._changed(changed)
+            unusable = {plan.key: problem for plan, problem in plans if problem and plan.active and plan.key in changed}
+            await schedules.add_decisions(
+                [
+                    Decision(changed[key], Outcome.UNUSABLE, Origin.ON_TIME, now, reason=problem)
+                    for key, problem in unusable.items()
+                ]
+            )
+            await schedules.announce(changed.values())
+        for key, problem in unusable.items():
+            log.warning("schedule cannot be run", schedule=str(key), error=problem)
+        log.info("schedules learned", changed=len(changed), first=str(next(iter(changed))))
+        for schedule_id in changed.values():
+            self._changed(schedule_id)
+
+
+def _key(identifier: Identifier) -> Key:
+    return Key(identifier.project, identifier.domain, identifier.name, identifier.version)

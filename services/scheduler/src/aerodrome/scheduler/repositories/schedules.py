@@ -47,24 +47,32 @@ class ScheduleRepository:
     def __init__(self, conn: Connection) -> None:
         self._conn = conn
 
-    async def learn(self, plan: Plan, problem: str) -> int | None:
-        """Keep what a launch plan says now; its id, or None if nothing changed or something newer is known."""
-        row = await self._conn.fetchrow(
-            _SQL.learn,
-            *_key(plan.key),
-            plan.active,
-            plan.activated_at,
-            plan.expression,
-            plan.period,
-            plan.kickoff_arg,
-            json.dumps(plan.annotations, sort_keys=True),
-            problem,
-        )
-        return None if row is None else int(row["id"])
+    async def learn(self, plans: Sequence[tuple[Plan, str]]) -> dict[Key, int]:
+        """Keep what launch plans say now, and why they cannot be run if they cannot; each is named once.
 
-    async def announce(self, schedule_id: int | None = None) -> None:
-        """Tell other replicas, once the transaction commits, that a schedule changed, or (None) many things."""
-        await self._conn.execute(_SQL.announce, "" if schedule_id is None else str(schedule_id))
+        The ids of those that this changed; not of those of which something newer is known.
+        """
+        rows = await self._conn.fetchmany(
+            _SQL.learn,
+            [
+                (
+                    *_key(plan.key),
+                    plan.active,
+                    plan.activated_at,
+                    plan.expression,
+                    plan.period,
+                    plan.kickoff_arg,
+                    json.dumps(plan.annotations, sort_keys=True),
+                    problem,
+                )
+                for plan, problem in sorted(plans, key=lambda each: each[0].key)  # so that no two wait for each other
+            ],
+        )
+        return {_key_of(row): int(row["id"]) for row in rows}
+
+    async def announce(self, ids: Collection[int] = ()) -> None:
+        """Tell other replicas, once the transaction commits, that schedules changed, or (none) many things."""
+        await self._conn.execute(_SQL.announce, [str(each) for each in ids] or [""])
 
     async def get(self, ids: Collection[int]) -> list[Scheduled]:
         """Those of the schedules that exist."""

@@ -17,10 +17,10 @@ WHERE (s.active, s.activated_at, s.expression, s.period, s.kickoff_arg, s.annota
       IS DISTINCT FROM (excluded.active, excluded.activated_at, excluded.expression, excluded.period,
                         excluded.kickoff_arg, excluded.annotations, excluded.problem)
   AND s.activated_at <= excluded.activated_at
-RETURNING id;
+RETURNING id, project, domain, name, version;
 
 -- name: announce
-SELECT pg_notify('aerodrome_scheduler', $1);
+SELECT pg_notify('aerodrome_scheduler', id) FROM unnest($1::text[]) AS changed (id);
 
 -- name: get
 SELECT id, project, domain, name, version, active, activated_at, expression, period, kickoff_arg, annotations, problem,
