@@ -108,7 +108,8 @@ class UnderstandingManager:
                 key = await asyncio.to_thread(_key, subject)
         except PluginError as error:
             raise InvalidArgument(str(error)) from error
-        return await self._explained(key, task, min(request.limit or _NEAREST, _MOST_NEAREST))
+        asker = request.node if request.WhichOneof("subject") == "node" else None
+        return await self._explained(key, task, min(request.limit or _NEAREST, _MOST_NEAREST), asker)
 
     async def _subject(self, request: messages.ExplainRequest) -> Subject:
         match request.WhichOneof("subject"):
@@ -146,7 +147,9 @@ class UnderstandingManager:
             case _:
                 raise InvalidArgument(validation.missing("one of node / task"))
 
-    async def _explained(self, key: CacheKey, task: TaskTemplate, limit: int) -> messages.ExplainResponse:
+    async def _explained(
+        self, key: CacheKey, task: TaskTemplate, limit: int, asker: messages.NodeOfExecution | None
+    ) -> messages.ExplainResponse:
         validation.refuse(validation.dataset_id(True, key.dataset))
         parts = _parts(key, task)
         async with self._db.connection() as conn:
@@ -168,14 +171,15 @@ class UnderstandingManager:
                 response.reason = f"there is an entry, {_maker(response.entry)}"
         for near in _nearest(parts, rows, None if row is None else row["id"])[:limit]:
             response.nearest.append(near)
+        others = "there is no other entry of this task"
+        if response.nearest:
+            nearest = response.nearest[0]
+            said = "; ".join(sentence(each) for each in nearest.differences[:5])
+            others = f"the nearest other entry, {_maker(nearest.entry)}, differs: {said}"
         if row is None:
-            response.reason = "there is no entry of this task at all"
-            if response.nearest:
-                nearest = response.nearest[0]
-                said = "; ".join(sentence(each) for each in nearest.differences[:5])
-                response.reason = (
-                    f"there is no entry with this key; the nearest, {_maker(nearest.entry)}, differs: {said}"
-                )
+            response.reason = f"there is no entry with this key; {others}"
+        elif asker is not None and response.outcome == messages.OUTCOME_HIT and _is_maker(asker, response.entry):
+            response.reason = f"the node found no entry and made this one, so that the next run is a hit; {others}"
         return response
 
     # Evict
@@ -367,6 +371,13 @@ def _entry(row: Record) -> messages.Entry:
 
 def _metadata(row: Record) -> catalog.Metadata:
     return catalog.Metadata.FromString(row["metadata"])
+
+
+def _is_maker(node: messages.NodeOfExecution, entry: messages.Entry) -> bool:
+    execution = (entry.source_project, entry.source_domain, entry.source_execution)
+    return (node.project, node.domain, node.execution) == execution and (
+        entry.source_node == node.node_id or entry.source_node.startswith(f"{node.node_id}-")
+    )
 
 
 def _maker(entry: messages.Entry) -> str:
