@@ -132,7 +132,7 @@ class TestContainerTasks:
     def test_a_task_without_anything_to_run_says_what_to_configure(self, make_context: Make) -> None:
         task = tasks_pb2.TaskTemplate(type="bigquery_query_job_task", id=identifier_pb2.Identifier(name="q"))
         failure = refusal(make_context(task))
-        assert (failure.code, failure.retryable) == ("BadTaskSpecification", False)
+        assert (failure.code, failure.retryable) == ("PluginNotFound", False)
         assert "'bigquery_query_job_task'" in failure.message
         assert "default-for-task-types" in failure.message
 

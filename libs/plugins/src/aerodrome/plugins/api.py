@@ -309,11 +309,41 @@ class RemotePlugin(Plugin, Protocol):
         ...
 
     async def get(self, context: TaskContext, resource: bytes) -> Outcome:
-        """How it stands."""
+        """How it stands.  Raises PluginError, and AerodromeError where it cannot be told for the moment."""
         ...
 
     async def delete(self, context: TaskContext, resource: bytes) -> None:
-        """End it; ending what is over or gone is fine."""
+        """End it; ending what is over or gone is fine.  Raises AerodromeError if it may still run."""
+        ...
+
+
+@runtime_checkable
+class ImmediatePlugin(RemotePlugin, Protocol):
+    """A remote plugin some of whose tasks are done in one call."""
+
+    def is_immediate(self, context: TaskContext) -> bool:
+        """Whether this task is one of them.  Raises PluginError."""
+        ...
+
+    async def execute(self, context: TaskContext) -> Outcome:
+        """Do the whole task; may be called again after a crash.  Raises PluginError."""
+        ...
+
+
+@runtime_checkable
+class DiscoveringPlugin(Plugin, Protocol):
+    """A plugin that learns from others which task types it runs; it is asked before those that claim a type."""
+
+    async def serve(self) -> None:
+        """Keep learning, until cancelled."""
+        ...
+
+    async def discover(self, task_type: str) -> None:
+        """Learn now whether `task_type` is one of them, unless that is known."""
+        ...
+
+    def problems(self) -> list[str]:
+        """What keeps it from learning, for messages."""
         ...
 
 

@@ -14,8 +14,10 @@ from typing import Any, Final, TypeAlias
 
 from flyteidl.admin.matchable_resource_pb2 import PluginOverride
 
-from aerodrome.plugins.api import ErrorKind, Failure, Plugin, PluginError, all_of
+from aerodrome.plugins.api import DiscoveringPlugin, ErrorKind, Failure, Plugin, PluginError, all_of
 from aerodrome.plugins.config import EchoConfig, LogConfig, TaskPluginsConfig
+from aerodrome.plugins.connectors import ConnectorPlugin
+from aerodrome.plugins.connectors.config import AgentServiceConfig, ConnectorServiceConfig
 from aerodrome.plugins.container import CONTAINER_TYPES, SIDECAR_TYPES, ContainerPlugin
 from aerodrome.plugins.echo import EchoPlugin
 from aerodrome.plugins.logs import LogLinks
@@ -28,6 +30,19 @@ DEFAULT: Final = "container"
 """The plugin for task types that no other plugin claims."""
 
 
+NEEDS_OPERATOR: Final[Mapping[str, str]] = {
+    "spark": "the Spark operator",
+    "ray": "the Ray operator",
+    "dask": "the Dask operator",
+    "pytorch": "the Kubeflow training operator",
+    "tensorflow": "the Kubeflow training operator",
+    "mpi": "the Kubeflow training operator",
+    "aws-batch": "AWS Batch",
+    "container_array": "the array plugin of older registrations",
+}
+"""Types whose container does not do the work by itself: run as a plain process it would do something else."""
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
     """What the platform gives to the plugins that it makes."""
@@ -36,6 +51,8 @@ class Host:
     links: LogLinks = field(default_factory=lambda: LogLinks(LogConfig()))
     clock: Clock = field(default_factory=SystemClock)
     echo: EchoConfig = field(default_factory=EchoConfig)
+    agents: ConnectorServiceConfig = field(default_factory=AgentServiceConfig)
+    connectors: ConnectorServiceConfig = field(default_factory=ConnectorServiceConfig)
     sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The raw sections below `plugins` by name, for plugins that bring their own settings."""
 
@@ -49,7 +66,10 @@ def built_in(host: Host) -> tuple[Plugin, ...]:
     def container(plugin_id: str, task_types: frozenset[str]) -> ContainerPlugin:
         return ContainerPlugin(host.settings, host.links, host.clock, plugin_id, task_types)
 
+    sections = (("agent-service", host.agents), ("connector-service", host.connectors))
+    services = tuple(ConnectorPlugin(config, host.clock, name) for name, config in sections if config.endpoints())
     return (
+        *services,
         container(DEFAULT, CONTAINER_TYPES),
         container("sidecar", SIDECAR_TYPES),
         container("pod", frozenset()),
@@ -66,6 +86,7 @@ class Registry:
             self._plugins = all_of(tuple(plugins))
         except ValueError as error:
             raise FailedPrecondition(str(error)) from error
+        self._discovering = tuple(each for each in self._plugins.values() if isinstance(each, DiscoveringPlugin))
 
     @classmethod
     def load(cls, host: Host) -> Registry:
@@ -113,8 +134,9 @@ class Registry:
     ) -> Plugin:
         """The plugin that runs tasks of `task_type`.
 
-        In this order: what the execution's `overrides` choose; the configured default for the type; the plugin that
-        claims it; the default plugin.  Raises PluginError that says what to configure.
+        In this order: what the execution's `overrides` choose; the configured default for the type; a connector that
+        offers it; the plugin that claims it; the default plugin, unless the type needs a cluster of its own.  Raises
+        PluginError that says what to configure.
         """
         config = config or TaskPluginsConfig()
         enabled = self._enabled(config)
@@ -135,15 +157,40 @@ class Registry:
                     f"enabled plugin (enabled: {', '.join(sorted(enabled))})"
                 )
             return enabled[named]
-        for plugin in enabled.values():
-            if task_type in plugin.task_types:
+        for plugin in (*self._discovering, *enabled.values()):
+            if plugin.id in enabled and task_type in plugin.task_types:
                 return plugin
+        if task_type in NEEDS_OPERATOR:
+            raise _no_plugin(
+                f"no plugin runs tasks of type {task_type!r}, which need {NEEDS_OPERATOR[task_type]}: install one and "
+                f"enable it (tasks.task-plugins.enabled-plugins), name a connector that runs them "
+                f"(plugins.connector-service.connectors), or run the task's container as a single process "
+                f"(tasks.task-plugins.default-for-task-types: {{{task_type}: {DEFAULT}}}){self._troubles()}"
+            )
         if DEFAULT in enabled:
             return enabled[DEFAULT]
         raise _no_plugin(
             f"no plugin runs tasks of type {task_type!r}: install one, enable it in tasks.task-plugins.enabled-plugins "
             f"or choose one in tasks.task-plugins.default-for-task-types (enabled: {', '.join(sorted(enabled))})"
         )
+
+    async def discover(self, task_type: str) -> None:
+        """Let connectors that were not asked yet say whether they run `task_type`; to be called before `resolve`."""
+        for plugin in self._discovering:
+            await plugin.discover(task_type)
+
+    @property
+    def discovering(self) -> tuple[DiscoveringPlugin, ...]:
+        """The plugins whose `serve` has to run."""
+        return self._discovering
+
+    def problems(self) -> list[str]:
+        """What keeps plugins from learning which types they run."""
+        return [problem for plugin in self._discovering for problem in plugin.problems()]
+
+    def _troubles(self) -> str:
+        problems = "; ".join(self.problems())
+        return f". Connectors that do not answer: {problems}" if problems else ""
 
     def _enabled(self, config: TaskPluginsConfig) -> dict[str, Plugin]:
         if not config.enabled_plugins:

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from aerodrome.plugins.config import EchoConfig, K8sPluginConfig, LogConfig, TasksConfig
+from aerodrome.plugins.connectors.config import AgentServiceConfig, ConnectorServiceConfig
 from aerodrome.propeller.engine.budget import RETRY_KEYS, Limits, RetryPolicy
 from aerodrome.stdlib.config import Duration, LoggerConfig, Section, StorageConfig, format_duration
 from aerodrome.stdlib.errors import InvalidArgument
@@ -152,6 +153,8 @@ class PluginsConfig(Section):
     k8s: K8sPluginConfig = K8sPluginConfig()
     logs: LogConfig = LogConfig(kubernetes_enabled=False)
     echo: EchoConfig = EchoConfig()
+    agent_service: AgentServiceConfig = AgentServiceConfig()
+    connector_service: ConnectorServiceConfig = ConnectorServiceConfig()
 
 
 class SecretsConfig(Section):

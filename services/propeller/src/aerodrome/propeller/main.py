@@ -82,9 +82,12 @@ class Propeller:
             links=LogLinks(config.plugins.logs, log_uri),
             clock=clock,
             echo=config.plugins.echo,
+            agents=config.plugins.agent_service,
+            connectors=config.plugins.connector_service,
         )
         registry = Registry.load(host)
         registry.check(config.tasks.task_plugins)
+        self._registry = registry
         literals = Literals(storage)
         limits = section.node_config.limits()
         admin = AdminClient(channel)
@@ -98,6 +101,7 @@ class Propeller:
             self._expander,
             limits=limits,
             max_output_bytes=config.storage.limits.max_download_mbs << 20,
+            clock=clock,
             cached=None if catalog is None else NodeCache(_task_cache(config.catalog_cache, catalog, storage, clock)),
         )
         launch_plans = LaunchPlanHandler(admin, self._children)
@@ -141,6 +145,8 @@ class Propeller:
             stack.push_async_callback(self._expander.close)
             group.create_task(self._runtime.run(), name="runtime")
             group.create_task(self._hub.run(), name="pod watch")
+            for plugin in self._registry.discovering:
+                group.create_task(plugin.serve(), name=f"plugin {plugin.id}")
             group.create_task(self._children.run(), name="child executions")
             group.create_task(self.source.run(), name="lease source")
 

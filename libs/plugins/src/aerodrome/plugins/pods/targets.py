@@ -12,7 +12,7 @@ from typing import Any, Final
 from flyteidl.core import literals_pb2, tasks_pb2
 
 from aerodrome.plugins import names
-from aerodrome.plugins.api import TaskContext, V1Pod, bad_task
+from aerodrome.plugins.api import ErrorKind, Failure, PluginError, TaskContext, V1Pod, bad_task
 from aerodrome.plugins.pods.documents import check_spec, find_container, from_struct
 
 SIDECAR: Final = "sidecar"
@@ -70,10 +70,16 @@ def _own_target(context: TaskContext) -> Target:
             return _pod_target(context)
     if task.type == SIDECAR and task.task_type_version in (0, 1):
         return _sidecar_target(context)
-    raise bad_task(
-        f"{context.describe()}: its type {task.type!r} has no plugin of its own here, and it has no container to run. "
-        f"Install and enable a plugin for {task.type!r} (tasks.task-plugins.enabled-plugins, "
-        f"tasks.task-plugins.default-for-task-types), or give the task a container or a pod"
+    raise PluginError(
+        Failure(
+            "PluginNotFound",
+            f"{context.describe()}: its type {task.type!r} has no plugin of its own here, and it has no container to "
+            f"run. Install and enable a plugin for {task.type!r} (tasks.task-plugins.enabled-plugins, "
+            f"tasks.task-plugins.default-for-task-types), name a connector that runs it "
+            f"(plugins.connector-service.connectors), or give the task a container or a pod",
+            ErrorKind.USER,
+            retryable=False,
+        )
     )
 
 

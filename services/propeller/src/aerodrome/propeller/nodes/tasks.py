@@ -16,6 +16,7 @@ from aerodrome.plugins import outcome
 from aerodrome.plugins.api import (
     ErrorKind,
     Failure,
+    ImmediatePlugin,
     InProcessPlugin,
     Outcome,
     Phase,
@@ -23,6 +24,7 @@ from aerodrome.plugins.api import (
     Plugin,
     PluginError,
     PodPlugin,
+    RemotePlugin,
     TaskContext,
     V1Pod,
     advance,
@@ -38,12 +40,16 @@ from aerodrome.propeller.engine.phases import NodePhase, TaskPhase
 from aerodrome.propeller.engine.state import NodeState
 from aerodrome.propeller.layout import DECK, ERROR, FUTURES, OUTPUTS, TASK
 from aerodrome.propeller.literals import Corrupt
+from aerodrome.propeller.nodes import copilot
 from aerodrome.propeller.nodes.cached import NodeCache
+from aerodrome.propeller.nodes.copilot import CoPilotError
 from aerodrome.propeller.nodes.dynamic import Expander, outputs_of
 from aerodrome.propeller.nodes.handler import Observation, Run, storage_failure
 from aerodrome.propeller.nodes.recovery import checkpoint
+from aerodrome.propeller.nodes.remote import RemoteAttempts
 from aerodrome.propeller.nodes.retry import OOM_KILLED, policy_for, with_more_memory
 from aerodrome.propeller.pods import PodHub
+from aerodrome.stdlib.clock import Clock, SystemClock
 from aerodrome.stdlib.errors import AerodromeError, NotFound, ResourceExhausted
 from aerodrome.stdlib.logger import get_logger
 
@@ -71,6 +77,7 @@ class TaskHandler:
         *,
         limits: Limits,
         max_output_bytes: int,
+        clock: Clock | None = None,
         keep_pods: bool = False,
         cached: NodeCache | None = None,
     ) -> None:
@@ -80,6 +87,7 @@ class TaskHandler:
         self._expander = expander
         self._limits = limits
         self._max_output_bytes = max_output_bytes
+        self._remote = RemoteAttempts(clock or SystemClock())
         self._keep_pods = keep_pods
         self._cached = cached
         self._in_process: dict[str, bool] = {}
@@ -121,9 +129,13 @@ class TaskHandler:
             if node.task_phase is TaskPhase.SUCCEEDED:  # in the execution that this one recovers from
                 run.post(await self._expanded(run, node, attempt, None))
                 return
+            await self._registry.discover(task.type)
             plugin = self._registry.resolve(task.type, run.plugin_overrides, self._plugins)
             if self._is_in_process(plugin):
                 await self._do(run, node, attempt, cast(InProcessPlugin, plugin))
+                return
+            if isinstance(plugin, RemotePlugin):
+                await self._do_elsewhere(run, node, attempt, plugin)
                 return
             if not isinstance(plugin, PodPlugin):
                 raise PluginError(_no_pod(task.type, plugin.id))
@@ -143,11 +155,12 @@ class TaskHandler:
             watch = _Attempt(self, run, node, attempt, plugin, context)
             node.memo["pod"] = name
             self._hub.listen(run.namespace, name, watch.seen)
+            await self._lay_inputs(run, pod)
             await self._hub.runtime.start(pod)
             known = await self._hub.runtime.get(run.namespace, name)
             if known is not None:
                 watch.seen(known)
-        except PluginError as error:
+        except (PluginError, CoPilotError) as error:
             failure = error.failure
             run.post(lambda engine, now: engine.failed(node, attempt, failure, now))
         except AerodromeError as error:
@@ -163,6 +176,69 @@ class TaskHandler:
         prefixes = [run.layout.output_dir(node, earlier) for earlier in range(attempt)]
         found = [await run.literals.storage.head(f"{prefix}/{_KILLED}") for prefix in prefixes]
         return sum(metadata is not None for metadata in found)
+
+    async def _do_elsewhere(self, run: Run, node: NodeState, attempt: int, plugin: RemotePlugin) -> None:
+        """Have a service elsewhere do the attempt; `abort` cancels the following of it, and ends it there."""
+        node.memo[_WORK] = asyncio.current_task()
+        node.memo[_NO_POD] = True
+
+        async def conclude(ended: Outcome) -> Observation:
+            return await self._conclude(run, node, attempt, ended)
+
+        try:
+            context = await self._context(run, node, attempt, with_inputs=True)
+            if isinstance(plugin, ImmediatePlugin) and plugin.is_immediate(context):
+                run.post(await conclude(await plugin.execute(context)))
+            else:
+                await self._remote.follow(run, node, attempt, plugin, context, conclude)
+        finally:
+            node.memo.pop(_WORK, None)
+
+    async def _end_elsewhere(self, run: Run, node: NodeState, attempt: int) -> bool:
+        """End the attempt's job, if a service elsewhere does the attempt; whether one does."""
+        task = node.spec.task
+        assert task is not None
+        try:
+            await self._registry.discover(task.type)
+            plugin = self._registry.resolve(task.type, run.plugin_overrides, self._plugins)
+            if not isinstance(plugin, RemotePlugin):
+                return False
+            context = await self._context(run, node, attempt)
+        except PluginError:
+            return False
+        await self._remote.end(run, node, attempt, plugin, context)
+        return True
+
+    async def _lay_inputs(self, run: Run, pod: V1Pod) -> None:
+        """What the downloading helper of a raw container does, where the runtime has no helpers.
+
+        Raises CoPilotError.
+        """
+        order, name = copilot.download_of(pod), pod["metadata"]["name"]
+        if order is None or await self._hub.runtime.get(run.namespace, name) is not None:
+            return
+        folder = self._hub.runtime.volume(run.namespace, name, order.volume)
+        if folder is not None:
+            await copilot.download(run.literals.storage, order, folder)
+
+    async def _take_files(
+        self, run: Run, node: NodeState, prefix: str, pod: V1Pod, *, ended_well: bool
+    ) -> Failure | None:
+        """What the uploading helper of a raw container does; why its results cannot be used, or what it says itself."""
+        order = copilot.upload_of(pod)
+        if order is None:
+            return None
+        folder = self._hub.runtime.volume(run.namespace, pod["metadata"]["name"], order.volume)
+        if folder is None:
+            return None
+        said = await asyncio.to_thread(copilot.own_error, folder)
+        if said is not None or not ended_well:
+            return said
+        try:
+            outputs = await copilot.upload(run.literals.storage, order, folder)
+        except CoPilotError as error:
+            return error.failure
+        return await self._write_outputs(run, node, prefix, outputs)
 
     async def _do(self, run: Run, node: NodeState, attempt: int, plugin: InProcessPlugin) -> None:
         """Have a plugin do the whole attempt here; `abort` cancels it."""
@@ -221,8 +297,8 @@ class TaskHandler:
         if work is not None:
             work.cancel()
             await asyncio.wait([work])
-            return lambda engine, now: engine.aborted(node, attempt, now)
-        await self._delete(run, node, attempt)
+        if not await self._end_elsewhere(run, node, attempt) and work is None:
+            await self._delete(run, node, attempt)
         return lambda engine, now: engine.aborted(node, attempt, now)
 
     async def finalize(self, run: Run, node: NodeState, attempt: int) -> None:
@@ -326,7 +402,10 @@ class TaskHandler:
         prefix = run.layout.output_dir(node, attempt)
         failure = info.failure
         document, bad = await self._error_document(run, f"{prefix}/{ERROR}")
-        if failure is None:
+        said = await self._take_files(run, node, prefix, pod, ended_well=failure is None)
+        if said is not None:
+            failure = said
+        elif failure is None:
             if await run.literals.storage.head(f"{prefix}/{FUTURES}") is not None:
                 await run.literals.storage.freeze(run.layout.raw_prefix(node, attempt))
                 return await self._expanded(run, node, attempt, info)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Protocol
 
 from aerodrome.propeller.runtimes.local import LocalRuntime
@@ -37,6 +38,13 @@ class Runtime(Protocol):
 
     async def tail(self, namespace: str, name: str, lines: int = 50) -> str:
         """The last lines that it printed."""
+        ...
+
+    def volume(self, namespace: str, name: str, volume: str) -> Path | None:
+        """Where a volume of a pod is that begins empty, to be filled before it starts and read after its end.
+
+        None if nobody but the pod can reach it, so that it has to bring helpers of its own.
+        """
         ...
 
     def mask(self, text: str) -> str:

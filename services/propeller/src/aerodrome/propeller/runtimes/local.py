@@ -455,6 +455,10 @@ class LocalRuntime:
             raise SecretRefused("StartError", error.message) from error
         return await asyncio.to_thread(self._secrets.deliver, wanted, folder) if wanted else Delivery()
 
+    def volume(self, namespace: str, name: str, volume: str) -> Path:
+        """Where a volume of a pod is that begins empty; it may be filled before the pod starts, and goes with it."""
+        return self._directory.volumes(pods.key_of({"metadata": {"namespace": namespace, "name": name}})) / volume
+
     def mask(self, text: str) -> str:
         """`text` without the values of secrets that tasks were given."""
         return self._secrets.mask(text)
@@ -464,9 +468,11 @@ class LocalRuntime:
         environment = {**zygotes.base_environment(python, work / "tmp"), **self._environment, **plan.environment}
         if "PATH" in plan.environment:
             environment["PATH"] = f"{python.parent}{os.pathsep}{plan.environment['PATH']}"
+        places = {path: str(self.volume(*attempt.key, volume)) for path, volume in plan.mounts.items()}
+        environment = {name: pods.relocated(value, places) for name, value in environment.items()}
         environment["TMPDIR"] = str(work / "tmp")
         environment[zygote.MARKER] = self._directory.marker(attempt.key)
-        given = plan.working_dir
+        given = pods.relocated(plan.working_dir or "", places)
         return {
             "op": "start",
             "key": str(attempt.key),
@@ -474,9 +480,12 @@ class LocalRuntime:
             "record": self._directory.record(attempt.key),
             "log": str(self._directory.log(attempt.key)),
             "folder": str(work / "code"),
-            "working_dir": given if given is not None and os.path.isabs(given) and os.path.isdir(given) else None,
+            "working_dir": given
+            if given in places.values() or (os.path.isabs(given) and os.path.isdir(given))
+            else None,
             "python": str(python),
-            "argv": list(plan.argv),
+            "argv": [pods.relocated(each, places) for each in plan.argv],
+            "volumes": list(places.values()),
             "environment": environment,
         }
 

@@ -25,6 +25,9 @@ PRIMARY = "primary_container_name"
 DEFAULTED = "aerodrome/defaulted-resources"
 """Resources that nobody asked for: the platform's defaults, which say nothing on a single machine."""
 
+COPILOT = "/bin/flyte-copilot"
+"""What the helper containers of raw containers run."""
+
 STARTED_NOT = 128
 """Exit code of what never ran, as container runtimes report it."""
 UNKNOWN_CODE = 137
@@ -73,6 +76,8 @@ class Plan:
     working_dir: str | None
     memory_bytes: int
     """Memory that was asked for, at most what the machine has; 0 if none was."""
+    mounts: Mapping[str, str]
+    """Volumes that begin empty and live as long as the pod, by the path at which the container expects them."""
     memory_limit_bytes: int
     """Memory that it may use, where that was asked for and is less than the machine has; 0 if there is no limit."""
     warnings: tuple[str, ...]
@@ -150,7 +155,11 @@ def plan(pod: Pod, machine: Machine) -> Plan:
     unasked = (pod["metadata"].get("annotations") or {}).get(DEFAULTED, "").split(",")
     memory, warnings = _resources(container, machine, frozenset(unasked))
     limit = 0 if "memory" in unasked else _memory_limit(container)
-    others = [c for c in (*(spec.get("initContainers") or ()), *(spec.get("containers") or ())) if c is not container]
+    others = [
+        each
+        for each in (*(spec.get("initContainers") or ()), *(spec.get("containers") or ()))
+        if each is not container and not is_copilot(each)
+    ]
     if others:
         names = ", ".join(str(other.get("name")) for other in others)
         warnings.append(f"the local runtime runs the primary container only; these are left out: {names}")
@@ -163,6 +172,8 @@ def plan(pod: Pod, machine: Machine) -> Plan:
             "is not known to the local runtime: give the command",
         )
     grace = spec.get("terminationGracePeriodSeconds")
+    if any(is_copilot(each) for each in spec.get("initContainers") or ()):
+        grace = None  # it is the time for an upload, which somebody else does after the pod's end
     return Plan(
         container=str(container.get("name") or pod["metadata"]["name"]),
         image=str(container.get("image") or ""),
@@ -171,6 +182,7 @@ def plan(pod: Pod, machine: Machine) -> Plan:
         working_dir=container.get("workingDir") or None,
         memory_bytes=memory,
         memory_limit_bytes=limit if limit < machine.memory_bytes else 0,
+        mounts=_mounts(spec, container),
         warnings=tuple(warnings),
         grace=None if grace is None else timedelta(seconds=float(grace)),
     )
@@ -206,6 +218,30 @@ def _resources(container: Mapping[str, Any], machine: Machine, unasked: frozense
             text = {**limits, **requests}[name]
             warnings.append(f"the request of {name} {text} exceeds this machine's {has}, and was lowered to that")
     return min(asked.get("memory", 0) if "memory" in requests else 0, machine.memory_bytes), warnings
+
+
+def is_copilot(container: Mapping[str, Any]) -> bool:
+    """Whether a container only moves inputs and outputs, which propeller does itself where tasks are processes."""
+    return bool((container.get("command") or [""])[0] == COPILOT)
+
+
+def _mounts(spec: Mapping[str, Any], container: Mapping[str, Any]) -> dict[str, str]:
+    empty = {str(volume.get("name")) for volume in spec.get("volumes") or () if "emptyDir" in volume}
+    mounted = container.get("volumeMounts") or ()
+    return {
+        str(mount["mountPath"]).rstrip("/"): str(mount["name"])
+        for mount in mounted
+        if str(mount.get("name")) in empty and str(mount.get("mountPath") or "/").rstrip("/")
+    }
+
+
+def relocated(text: str, places: Mapping[str, str]) -> str:
+    """`text` with each path of `places`, where it stands as a whole or begins a longer path, replaced by its place."""
+    for path in sorted(places, key=len, reverse=True):
+        if path in text:
+            place = places[path].replace("\\", r"\\")
+            text = re.sub(rf"(?<![\w./-]){re.escape(path)}(?![\w.-])", place, text)
+    return text
 
 
 def _memory_limit(container: Mapping[str, Any]) -> int:

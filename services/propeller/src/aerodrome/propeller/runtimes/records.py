@@ -8,6 +8,7 @@
     pods/<ns>/<name>.leaving what a forked attempt says of itself right before it leaves
     logs/<ns>/<name>.log     what it printed; stays when the attempt is deleted
     work/<ns>/<name>/        its own directory; goes when it ends
+    volumes/<ns>/<name>/     its volumes that begin empty; go when it is deleted
     cache/                   code distributions
     zygotes/                 their sockets and logs
 
@@ -79,7 +80,7 @@ class Directory:
 
     def open(self) -> None:
         """Become its owner.  Raises FailedPrecondition if another runtime is."""
-        for folder in ("pods", "logs", "work", "cache", "zygotes"):
+        for folder in ("pods", "logs", "work", "volumes", "cache", "zygotes"):
             (self.root / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -122,6 +123,10 @@ class Directory:
     def work(self, key: Key) -> Path:
         """An attempt's own directory."""
         return self.root / "work" / key.namespace / key.name
+
+    def volumes(self, key: Key) -> Path:
+        """Where an attempt's volumes are."""
+        return self.root / "volumes" / key.namespace / key.name
 
     def marker(self, key: Key) -> str:
         """What the environment of an attempt's processes says they belong to."""
@@ -187,6 +192,7 @@ class Directory:
         _unlink(path + ".json")  # first: without it the rest means nothing, the other way round it would start again
         for suffix in _BESIDE:
             _unlink(path + suffix)
+        remove_tree(self.volumes(key))
 
     def clean(self, key: Key) -> None:
         """Remove an attempt's own directory."""
@@ -196,6 +202,9 @@ class Directory:
         """Remove what earlier owners left: directories of attempts that are not live, and files without a record."""
         for folder in (self.root / "work").glob("*/*"):
             if Key(folder.parent.name, folder.name) not in live:
+                remove_tree(folder)
+        for folder in (self.root / "volumes").glob("*/*"):
+            if not os.path.exists(self.record(Key(folder.parent.name, folder.name)) + ".json"):
                 remove_tree(folder)
         for suffix in _BESIDE:
             for path in (self.root / "pods").glob(f"*/*{suffix}"):

@@ -829,7 +829,7 @@ class Attempt:
         environment: dict[str, str] = job["environment"]
         _redirect(job["log"])
         lay_secrets(job["secrets"]["folder"], job["secrets"]["files"])
-        for needed in (folder, environment["TMPDIR"]):
+        for needed in (folder, environment["TMPDIR"], *job["volumes"]):
             os.makedirs(needed, mode=0o700, exist_ok=True)
         _mark(environment.get(MARKER, ""))
         _prctl(_PR_SET_NAME, ctypes.c_char_p(job["name"].encode()[:15]))
