@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from flyteidl.core import execution_pb2, identifier_pb2
@@ -69,6 +69,7 @@ NODE_EVENT: Mapping[NodePhase, int] = {
     NodePhase.RECOVERED: _N.RECOVERED,
     NodePhase.ABORTED: _N.ABORTED,
 }
+_KINDS = {kind.value: kind for kind in ErrorKind}
 _LAUNCHED = frozenset({NodePhase.RUNNING, NodePhase.SUCCEEDED})
 """Phases of a launch-plan node that tell of the execution that it launched."""
 _ENDED = frozenset({NodePhase.SUCCEEDED, NodePhase.FAILED, NodePhase.TIMED_OUT, NodePhase.ABORTED})
@@ -487,10 +488,19 @@ def item_error(failure: Failure) -> execution_pb2.ExecutionError:
 
 def failure_of(serialized: bytes) -> Failure | None:
     """A failure from a serialized ExecutionError; None for no bytes."""
-    if not serialized:
-        return None
-    error = execution_pb2.ExecutionError.FromString(serialized)
-    return Failure(error.code, error.message, ErrorKind(error.kind), retryable=False, worker=error.worker)
+    return failure_in(execution_pb2.ExecutionError.FromString(serialized)) if serialized else None
+
+
+def failure_in(error: execution_pb2.ExecutionError) -> Failure:
+    """The failure that the API shows as `error`."""
+    return Failure(
+        error.code,
+        error.message,
+        _KINDS.get(error.kind, ErrorKind.UNKNOWN),
+        retryable=False,
+        timestamp=error.timestamp.ToDatetime(UTC) if error.HasField("timestamp") else None,
+        worker=error.worker,
+    )
 
 
 def read(assignment: journal_pb2.Assignment) -> SavedWorkflow:

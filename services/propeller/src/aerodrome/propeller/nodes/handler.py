@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from flyteidl.admin import execution_pb2, matchable_resource_pb2
-from flyteidl.core import identifier_pb2, literals_pb2
+from flyteidl.core import identifier_pb2, literals_pb2, types_pb2
 from google.protobuf.message import DecodeError
 
 from aerodrome.plugins.api import ErrorKind, Failure
@@ -20,6 +20,9 @@ from aerodrome.propeller.nodes.bindings import Unresolvable, resolve
 from aerodrome.propeller.nodes.earlier import Earlier
 from aerodrome.propeller.nodes.signals import Signals
 from aerodrome.stdlib.errors import AerodromeError, InvalidArgument, NotFound, PermissionDenied, ResourceExhausted
+
+_ERROR_INPUT = "err"
+"""Input of a failure node that is given the error which the node handles."""
 
 Observation = Callable[[Engine, float], None]
 """Tells the engine what was observed, at an instant in seconds since 1970."""
@@ -70,7 +73,10 @@ class Run:
         async def outputs(node_id: str) -> literals_pb2.LiteralMap:
             return await self.outputs(node.scope, node_id or START)
 
-        return await resolve(node.spec.template.inputs, outputs, self.load)
+        inputs = await resolve(node.spec.template.inputs, outputs, self.load)
+        if node is node.scope.handler and _ERROR_INPUT in inputs.literals:
+            inputs.literals[_ERROR_INPUT].CopyFrom(_error_literal(node.scope))
+        return inputs
 
     async def outputs(self, scope: Scope, node_id: str) -> literals_pb2.LiteralMap:
         """What the node called `node_id` gave, as seen from `scope`; its aliases name the same values."""
@@ -159,6 +165,16 @@ class Coordinating:
 
     async def finalize(self, run: Run, node: NodeState, attempt: int) -> None:
         """Nothing is held."""
+
+
+def _error_literal(scope: Scope) -> literals_pb2.Literal:
+    """The error that a failure node handles, as its input.  Source: spec/data-plane.md, 1.12."""
+    error = types_pb2.Error(message=scope.failure.message if scope.failure is not None else "")
+    if scope.failed is not None:
+        error.failed_node_id = scope.failed.spec.id
+    kind = types_pb2.LiteralType(simple=types_pb2.ERROR, structure=types_pb2.TypeStructure(tag="FlyteError"))
+    given = literals_pb2.Literal(scalar=literals_pb2.Scalar(error=error))
+    return literals_pb2.Literal(scalar=literals_pb2.Scalar(union=literals_pb2.Union(value=given, type=kind)))
 
 
 def final(error: AerodromeError) -> bool:

@@ -19,6 +19,7 @@ from aerodrome.propeller.literals import Corrupt
 from aerodrome.propeller.nodes.admin_client import AdminClient, may_pass, patiently
 from aerodrome.propeller.nodes.children import TERMINAL, ChildWatch
 from aerodrome.propeller.nodes.handler import Coordinating, Observation, Run, storage_failure
+from aerodrome.propeller.transcript import failure_in
 from aerodrome.stdlib.errors import AerodromeError, AlreadyExists, FailedPrecondition, NotFound, PermissionDenied
 from aerodrome.stdlib.logger import get_logger
 
@@ -191,8 +192,7 @@ class LaunchPlanHandler(Coordinating):
                 return lambda engine, now: engine.failed(node, attempt, failure, now)
             return lambda engine, now: engine.succeeded(node, attempt, now)
         if closure.phase == _PHASES.FAILED:
-            error_ = closure.error
-            failure = Failure(error_.code, error_.message, ErrorKind(error_.kind), retryable=False)
+            failure = failure_in(closure.error)
         else:
             cause = f": {closure.abort_metadata.cause}" if closure.abort_metadata.cause else ""
             failure = Failure(
