@@ -159,7 +159,7 @@ class Execution:
                 self.forced = True
                 self._over.set()
             case "signal":
-                self._signals.set(control.signal.signal_id, control.signal.value)
+                self._signals.set(control.signal.signal_id, control.signal.value, control.sequence)
             case "child_ended":
                 ended = identifier_pb2.WorkflowExecutionIdentifier(name=control.child_ended.name)
                 ended.project, ended.domain, _ = self.name.split("/", 2)
