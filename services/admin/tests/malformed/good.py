@@ -30,10 +30,13 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 
 from aerodrome.idl.journal.v1 import journal_pb2
+from aerodrome.idl.retention.v1 import retention_pb2
 
 PROJECT, DOMAIN = "flytesnacks", "development"
 DONE = "done"
 """An execution that is over."""
+DISPOSABLE = "disposable"
+"""Another one, which may be deleted for good; deleting it again is accepted as well."""
 ATTRIBUTED = "attributed"
 """A project that has attributes."""
 
@@ -430,6 +433,10 @@ def asked(more: dict[str, Any]) -> dict[str, Any]:
 _D = {"domain": DOMAIN}
 _W = {"domain": DOMAIN, "workflow": "w"}
 
+PLACE = {"project": PROJECT, "domain": DOMAIN}
+POLICY = PLACE | {"keepExecutionsDays": 30_000, "keepBlobsDays": 20_000}
+
+
 REQUESTS: Mapping[str, Callable[[Good], Message | Sequence[Message]]] = {
     "CreateTask": lambda g: [g.task(), g.pod_task(), g.sql_task()],
     "CreateWorkflow": lambda g: [g.workflow(), g.every_node(), g.every_node()],
@@ -610,5 +617,16 @@ REQUESTS: Mapping[str, Callable[[Good], Message | Sequence[Message]]] = {
     "HandOver": lambda g: journal_pb2.HandOverRequest(
         session_id=g.session_id, leases=g.lease_keys(), cluster="other"
     ),
+    "SetPolicy": lambda g: parsed(retention_pb2.SetPolicyRequest, {"policy": POLICY}),
+    "GetPolicy": lambda g: parsed(retention_pb2.GetPolicyRequest, PLACE),
+    "ListPolicies": lambda g: retention_pb2.ListPoliciesRequest(project=PROJECT),
+    "DeletePolicy": lambda g: parsed(retention_pb2.DeletePolicyRequest, PLACE),
+    "PinExecution": lambda g: parsed(retention_pb2.PinExecutionRequest, {"execution": g.key(DONE), "reason": "why"}),
+    "UnpinExecution": lambda g: parsed(retention_pb2.UnpinExecutionRequest, {"execution": g.key(DONE)}),
+    "DryRun": lambda g: parsed(
+        retention_pb2.DryRunRequest, PLACE | {"policy": {"keepBlobsDays": 3}, "measuredExecutions": 2}
+    ),
+    "DeleteExecution": lambda g: parsed(retention_pb2.DeleteExecutionRequest, {"execution": g.key(DISPOSABLE)}),
+    "ListDeletions": lambda g: parsed(retention_pb2.ListDeletionsRequest, PLACE | {"limit": 3, "token": "7"}),
 }  # fmt: skip
 """By the name of the rpc."""

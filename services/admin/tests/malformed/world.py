@@ -29,6 +29,7 @@ from aerodrome.admin import gateway
 from aerodrome.admin.config import AdminConfig
 from aerodrome.admin.main import Admin
 from aerodrome.idl.journal.v1 import journal_pb2
+from aerodrome.idl.retention.v1 import retention_pb2
 from aerodrome.stdlib import http
 from aerodrome.stdlib.clock import ManualClock
 from aerodrome.stdlib.postgres.database import Database
@@ -37,13 +38,14 @@ from aerodrome.stdlib.rpc.server import RpcServer
 from aerodrome.stdlib.storage import LocalSigner
 from aerodrome.stdlib.storage.local import LocalStorage
 
-from .good import ATTRIBUTED, DONE, Good
+from .good import ATTRIBUTED, DISPOSABLE, DONE, Good
 
 SERVICES: Sequence[ServiceDescriptor] = (
     admin_pb2.DESCRIPTOR.services_by_name["AdminService"],
     dataproxy_pb2.DESCRIPTOR.services_by_name["DataProxyService"],
     signal_pb2.DESCRIPTOR.services_by_name["SignalService"],
     journal_pb2.DESCRIPTOR.services_by_name["JournalService"],
+    retention_pb2.DESCRIPTOR.services_by_name["RetentionService"],
 )
 RPCS: Mapping[str, MethodDescriptor] = {method.name: method for service in SERVICES for method in service.methods}
 PATIENCE_SECONDS = 30.0
@@ -283,6 +285,12 @@ class World:
             good.workflow_event(DONE, "SUCCEEDED", outputData=outputs),
         ):
             await self._report(event)
+        await self.ask("CreateExecution", good.execution(DISPOSABLE))
+        for phase in ("RUNNING", "SUCCEEDED"):
+            await self._report(good.workflow_event(DISPOSABLE, phase))
+        await self.ask(
+            "SetPolicy", retention_pb2.SetPolicyRequest(policy=retention_pb2.Policy(keep_executions_days=30_000))
+        )
 
     async def _begin_one(self) -> None:
         """An execution that an outside engine has begun."""

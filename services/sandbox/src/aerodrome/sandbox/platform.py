@@ -17,6 +17,7 @@ from aerodrome import console
 from aerodrome.admin import gateway
 from aerodrome.admin.main import Admin
 from aerodrome.admin.managers.announcing import open_outside
+from aerodrome.admin.rpc.catalog_client import CatalogClient
 from aerodrome.datacatalog import main as datacatalog
 from aerodrome.plugins.api import TaskContext
 from aerodrome.plugins.names import generated_name, pod_name
@@ -104,6 +105,7 @@ class Platform:
                 control_plane=channel,
             )
             await catalog.prepare()
+            admin.retention.use_catalog(CatalogClient(channel))
             for add_to_server, servicer in catalog.services():
                 server.add(add_to_server, servicer)
             runtime_directory = config.propeller.propeller.runtime.directory

@@ -171,13 +171,14 @@ class RetentionManager:
         check_text("project", project)
         return [each for each in await self._policies() if not project or each.project == project]
 
-    async def delete_policy(self, project: str, domain: str, by: str) -> None:
-        """Remove the policy of exactly this place.  Raises NotFound."""
+    async def delete_policy(self, project: str, domain: str, by: str) -> bool:
+        """Remove the policy of exactly this place; False if there was none.  Raises InvalidArgument."""
         self._check_place(project, domain)
         async with self._db.connection() as conn:
-            if not await RetentionRepository(conn).delete_policy(project, domain):
-                raise NotFound(f"there is no retention policy for exactly project [{project}] and domain [{domain}]")
-        log.info("retention policy deleted", project=project, domain=domain, by=by)
+            was_set = await RetentionRepository(conn).delete_policy(project, domain)
+        if was_set:
+            log.info("retention policy deleted", project=project, domain=domain, by=by)
+        return was_set
 
     # Pins
 

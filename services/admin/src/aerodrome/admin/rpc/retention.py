@@ -65,8 +65,8 @@ class RetentionRpcs(RetentionServiceServicer):
         return ListPoliciesResponse(policies=map(_policy_message, await self._retention.list_policies(request.project)))
 
     async def DeletePolicy(self, request: DeletePolicyRequest, context: Any) -> DeletePolicyResponse:
-        await self._retention.delete_policy(request.project, request.domain, identity().user_id)
-        return DeletePolicyResponse()
+        was_set = await self._retention.delete_policy(request.project, request.domain, identity().user_id)
+        return DeletePolicyResponse(was_set=was_set)
 
     async def PinExecution(self, request: PinExecutionRequest, context: Any) -> PinExecutionResponse:
         key = request.execution

@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&aerodrome/retention/v1/retention.proto\x12\x16\x61\x65rodrome.retention.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa5\x02\n\x06Policy\x12\x18\n\x07project\x18\x01 \x01(\tR\x07project\x12\x16\n\x06\x64omain\x18\x02 \x01(\tR\x06\x64omain\x12\x35\n\x14keep_executions_days\x18\x03 \x01(\rH\x00R\x12keepExecutionsDays\x88\x01\x01\x12+\n\x0fkeep_blobs_days\x18\x04 \x01(\rH\x01R\rkeepBlobsDays\x88\x01\x01\x12\x39\n\nupdated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tupdatedAt\x12\x1d\n\nupdated_by\x18\x06 \x01(\tR\tupdatedByB\x17\n\x15_keep_executions_daysB\x12\n\x10_keep_blobs_days\"J\n\x10SetPolicyRequest\x12\x36\n\x06policy\x18\x01 \x01(\x0b\x32\x1e.aerodrome.retention.v1.PolicyR\x06policy\"K\n\x11SetPolicyResponse\x12\x36\n\x06policy\x18\x01 \x01(\x0b\x32\x1e.aerodrome.retention.v1.PolicyR\x06policy\"D\n\x10GetPolicyRequest\x12\x18\n\x07project\x18\x01 \x01(\tR\x07project\x12\x16\n\x06\x64omain\x18\x02 \x01(\tR\x06\x64omain\"K\n\x11GetPolicyResponse\x12\x36\n\x06policy\x18\x01 \x01(\x0b\x32\x1e.aerodrome.retention.v1.PolicyR\x06policy\"/\n\x13ListPoliciesRequest\x12\x18\n\x07project\x18\x01 \x01(\tR\x07project\"R\n\x14ListPoliciesResponse\x12:\n\x08policies\x18\x01 \x03(\x0b\x32\x1e.aerodrome.retention.v1.PolicyR\x08policies\"G\n\x13\x44\x65letePolicyRequest\x12\x18\n\x07project\x18\x01 \x01(\tR\x07project\x12\x16\n\x06\x64omain\x18\x02 \x01(\tR\x06\x64omain\"\x16\n\x14\x44\x65letePolicyResponse\"T\n\x0c\x45xecutionKey\x12\x18\n\x07project\x18\x01 \x01(\tR\x07project\x12\x16\n\x06\x64omain\x18\x02 \x01(\tR\x06\x64omain\x12\x12\n\x04name\x18\x03 \x01(\tR\x04name\"q\n\x13PinExecutionRequest\x12\x42\n\texecution\x18\x01 \x01(\x0b\x32$.aerodrome.retention.v1.ExecutionKeyR\texecution\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\"\x16\n\x14PinExecutionResponse\"[\n\x15UnpinExecutionRequest\x12\x42\n\texecution\x18\x01 \x01(\x0b\x32$.aerodrome.retention.v1.ExecutionKeyR\texecution\"7\n\x16UnpinExecutionResponse\x12\x1d\n\nwas_pinned\x18\x01 \x01(\x08R\twasPinned\"\xaa\x01\n\rDryRunRequest\x12\x18\n\x07project\x18\x01 \x01(\tR\x07project\x12\x16\n\x06\x64omain\x18\x02 \x01(\tR\x06\x64omain\x12\x36\n\x06policy\x18\x03 \x01(\x0b\x32\x1e.aerodrome.retention.v1.PolicyR\x06policy\x12/\n\x13measured_executions\x18\x04 \x01(\rR\x12measuredExecutions\"h\n\x0e\x44ryRunResponse\x12\x38\n\x06places\x18\x01 \x03(\x0b\x32 .aerodrome.retention.v1.DuePlaceR\x06places\x12\x1c\n\ttruncated\x18\x02 \x01(\x08R\ttruncated\"\xa9\x02\n\x08\x44uePlace\x12\x18\n\x07project\x18\x01 \x01(\tR\x07project\x12\x16\n\x06\x64omain\x18\x02 \x01(\tR\x06\x64omain\x12\x1e\n\nexecutions\x18\x03 \x01(\x04R\nexecutions\x12\x1d\n\nblobs_only\x18\x04 \x01(\x04R\tblobsOnly\x12\x12\n\x04kept\x18\x05 \x01(\x04R\x04kept\x12\x32\n\x06oldest\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x06oldest\x12/\n\x13measured_executions\x18\x07 \x01(\x04R\x12measuredExecutions\x12\x14\n\x05\x62lobs\x18\x08 \x01(\x04R\x05\x62lobs\x12\x1d\n\nblob_bytes\x18\t \x01(\x04R\tblobBytes\"\\\n\x16\x44\x65leteExecutionRequest\x12\x42\n\texecution\x18\x01 \x01(\x0b\x32$.aerodrome.retention.v1.ExecutionKeyR\texecution\"Y\n\x17\x44\x65leteExecutionResponse\x12>\n\tdeletions\x18\x01 \x03(\x0b\x32 .aerodrome.retention.v1.DeletionR\tdeletions\"\xcc\x03\n\x08\x44\x65letion\x12\x42\n\texecution\x18\x01 \x01(\x0b\x32$.aerodrome.retention.v1.ExecutionKeyR\texecution\x12\x38\n\x04kind\x18\x02 \x01(\x0e\x32$.aerodrome.retention.v1.DeletionKindR\x04kind\x12;\n\x05\x63\x61use\x18\x03 \x01(\x0e\x32%.aerodrome.retention.v1.DeletionCauseR\x05\x63\x61use\x12!\n\x0crequested_by\x18\x04 \x01(\tR\x0brequestedBy\x12=\n\x0crequested_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0brequestedAt\x12;\n\x0b\x66inished_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nfinishedAt\x12\x1d\n\nlast_error\x18\x07 \x01(\tR\tlastError\x12\x14\n\x05\x62lobs\x18\x08 \x01(\x04R\x05\x62lobs\x12\x1d\n\nblob_bytes\x18\t \x01(\x04R\tblobBytes\x12\x12\n\x04rows\x18\n \x01(\x04R\x04rows\"\x9d\x01\n\x14ListDeletionsRequest\x12\x18\n\x07project\x18\x01 \x01(\tR\x07project\x12\x16\n\x06\x64omain\x18\x02 \x01(\tR\x06\x64omain\x12\x14\n\x05limit\x18\x03 \x01(\rR\x05limit\x12\x14\n\x05token\x18\x04 \x01(\tR\x05token\x12\'\n\x0funfinished_only\x18\x05 \x01(\x08R\x0eunfinishedOnly\"m\n\x15ListDeletionsResponse\x12>\n\tdeletions\x18\x01 \x03(\x0b\x32 .aerodrome.retention.v1.DeletionR\tdeletions\x12\x14\n\x05token\x18\x02 \x01(\tR\x05token*c\n\x0c\x44\x65letionKind\x12\x1d\n\x19\x44\x45LETION_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x44\x45LETION_KIND_EXECUTION\x10\x01\x12\x17\n\x13\x44\x45LETION_KIND_BLOBS\x10\x02*f\n\rDeletionCause\x12\x1e\n\x1a\x44\x45LETION_CAUSE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x44\x45LETION_CAUSE_REQUEST\x10\x01\x12\x19\n\x15\x44\x45LETION_CAUSE_POLICY\x10\x02\x32\xc3\x07\n\x10RetentionService\x12`\n\tSetPolicy\x12(.aerodrome.retention.v1.SetPolicyRequest\x1a).aerodrome.retention.v1.SetPolicyResponse\x12`\n\tGetPolicy\x12(.aerodrome.retention.v1.GetPolicyRequest\x1a).aerodrome.retention.v1.GetPolicyResponse\x12i\n\x0cListPolicies\x12+.aerodrome.retention.v1.ListPoliciesRequest\x1a,.aerodrome.retention.v1.ListPoliciesResponse\x12i\n\x0c\x44\x65letePolicy\x12+.aerodrome.retention.v1.DeletePolicyRequest\x1a,.aerodrome.retention.v1.DeletePolicyResponse\x12i\n\x0cPinExecution\x12+.aerodrome.retention.v1.PinExecutionRequest\x1a,.aerodrome.retention.v1.PinExecutionResponse\x12o\n\x0eUnpinExecution\x12-.aerodrome.retention.v1.UnpinExecutionRequest\x1a..aerodrome.retention.v1.UnpinExecutionResponse\x12W\n\x06\x44ryRun\x12%.aerodrome.retention.v1.DryRunRequest\x1a&.aerodrome.retention.v1.DryRunResponse\x12r\n\x0f\x44\x65leteExecution\x12..aerodrome.retention.v1.DeleteExecutionRequest\x1a/.aerodrome.retention.v1.DeleteExecutionResponse\x12l\n\rListDeletions\x12,.aerodrome.retention.v1.ListDeletionsRequest\x1a-.aerodrome.retention.v1.ListDeletionsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&aerodrome/retention/v1/retention.proto\x12\x16\x61\x65rodrome.retention.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa5\x02\n\x06Policy\x12\x18\n\x07project\x18\x01 \x01(\tR\x07project\x12\x16\n\x06\x64omain\x18\x02 \x01(\tR\x06\x64omain\x12\x35\n\x14keep_executions_days\x18\x03 \x01(\rH\x00R\x12keepExecutionsDays\x88\x01\x01\x12+\n\x0fkeep_blobs_days\x18\x04 \x01(\rH\x01R\rkeepBlobsDays\x88\x01\x01\x12\x39\n\nupdated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tupdatedAt\x12\x1d\n\nupdated_by\x18\x06 \x01(\tR\tupdatedByB\x17\n\x15_keep_executions_daysB\x12\n\x10_keep_blobs_days\"J\n\x10SetPolicyRequest\x12\x36\n\x06policy\x18\x01 \x01(\x0b\x32\x1e.aerodrome.retention.v1.PolicyR\x06policy\"K\n\x11SetPolicyResponse\x12\x36\n\x06policy\x18\x01 \x01(\x0b\x32\x1e.aerodrome.retention.v1.PolicyR\x06policy\"D\n\x10GetPolicyRequest\x12\x18\n\x07project\x18\x01 \x01(\tR\x07project\x12\x16\n\x06\x64omain\x18\x02 \x01(\tR\x06\x64omain\"K\n\x11GetPolicyResponse\x12\x36\n\x06policy\x18\x01 \x01(\x0b\x32\x1e.aerodrome.retention.v1.PolicyR\x06policy\"/\n\x13ListPoliciesRequest\x12\x18\n\x07project\x18\x01 \x01(\tR\x07project\"R\n\x14ListPoliciesResponse\x12:\n\x08policies\x18\x01 \x03(\x0b\x32\x1e.aerodrome.retention.v1.PolicyR\x08policies\"G\n\x13\x44\x65letePolicyRequest\x12\x18\n\x07project\x18\x01 \x01(\tR\x07project\x12\x16\n\x06\x64omain\x18\x02 \x01(\tR\x06\x64omain\"/\n\x14\x44\x65letePolicyResponse\x12\x17\n\x07was_set\x18\x01 \x01(\x08R\x06wasSet\"T\n\x0c\x45xecutionKey\x12\x18\n\x07project\x18\x01 \x01(\tR\x07project\x12\x16\n\x06\x64omain\x18\x02 \x01(\tR\x06\x64omain\x12\x12\n\x04name\x18\x03 \x01(\tR\x04name\"q\n\x13PinExecutionRequest\x12\x42\n\texecution\x18\x01 \x01(\x0b\x32$.aerodrome.retention.v1.ExecutionKeyR\texecution\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\"\x16\n\x14PinExecutionResponse\"[\n\x15UnpinExecutionRequest\x12\x42\n\texecution\x18\x01 \x01(\x0b\x32$.aerodrome.retention.v1.ExecutionKeyR\texecution\"7\n\x16UnpinExecutionResponse\x12\x1d\n\nwas_pinned\x18\x01 \x01(\x08R\twasPinned\"\xaa\x01\n\rDryRunRequest\x12\x18\n\x07project\x18\x01 \x01(\tR\x07project\x12\x16\n\x06\x64omain\x18\x02 \x01(\tR\x06\x64omain\x12\x36\n\x06policy\x18\x03 \x01(\x0b\x32\x1e.aerodrome.retention.v1.PolicyR\x06policy\x12/\n\x13measured_executions\x18\x04 \x01(\rR\x12measuredExecutions\"h\n\x0e\x44ryRunResponse\x12\x38\n\x06places\x18\x01 \x03(\x0b\x32 .aerodrome.retention.v1.DuePlaceR\x06places\x12\x1c\n\ttruncated\x18\x02 \x01(\x08R\ttruncated\"\xa9\x02\n\x08\x44uePlace\x12\x18\n\x07project\x18\x01 \x01(\tR\x07project\x12\x16\n\x06\x64omain\x18\x02 \x01(\tR\x06\x64omain\x12\x1e\n\nexecutions\x18\x03 \x01(\x04R\nexecutions\x12\x1d\n\nblobs_only\x18\x04 \x01(\x04R\tblobsOnly\x12\x12\n\x04kept\x18\x05 \x01(\x04R\x04kept\x12\x32\n\x06oldest\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x06oldest\x12/\n\x13measured_executions\x18\x07 \x01(\x04R\x12measuredExecutions\x12\x14\n\x05\x62lobs\x18\x08 \x01(\x04R\x05\x62lobs\x12\x1d\n\nblob_bytes\x18\t \x01(\x04R\tblobBytes\"\\\n\x16\x44\x65leteExecutionRequest\x12\x42\n\texecution\x18\x01 \x01(\x0b\x32$.aerodrome.retention.v1.ExecutionKeyR\texecution\"Y\n\x17\x44\x65leteExecutionResponse\x12>\n\tdeletions\x18\x01 \x03(\x0b\x32 .aerodrome.retention.v1.DeletionR\tdeletions\"\xcc\x03\n\x08\x44\x65letion\x12\x42\n\texecution\x18\x01 \x01(\x0b\x32$.aerodrome.retention.v1.ExecutionKeyR\texecution\x12\x38\n\x04kind\x18\x02 \x01(\x0e\x32$.aerodrome.retention.v1.DeletionKindR\x04kind\x12;\n\x05\x63\x61use\x18\x03 \x01(\x0e\x32%.aerodrome.retention.v1.DeletionCauseR\x05\x63\x61use\x12!\n\x0crequested_by\x18\x04 \x01(\tR\x0brequestedBy\x12=\n\x0crequested_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0brequestedAt\x12;\n\x0b\x66inished_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nfinishedAt\x12\x1d\n\nlast_error\x18\x07 \x01(\tR\tlastError\x12\x14\n\x05\x62lobs\x18\x08 \x01(\x04R\x05\x62lobs\x12\x1d\n\nblob_bytes\x18\t \x01(\x04R\tblobBytes\x12\x12\n\x04rows\x18\n \x01(\x04R\x04rows\"\x9d\x01\n\x14ListDeletionsRequest\x12\x18\n\x07project\x18\x01 \x01(\tR\x07project\x12\x16\n\x06\x64omain\x18\x02 \x01(\tR\x06\x64omain\x12\x14\n\x05limit\x18\x03 \x01(\rR\x05limit\x12\x14\n\x05token\x18\x04 \x01(\tR\x05token\x12\'\n\x0funfinished_only\x18\x05 \x01(\x08R\x0eunfinishedOnly\"m\n\x15ListDeletionsResponse\x12>\n\tdeletions\x18\x01 \x03(\x0b\x32 .aerodrome.retention.v1.DeletionR\tdeletions\x12\x14\n\x05token\x18\x02 \x01(\tR\x05token*c\n\x0c\x44\x65letionKind\x12\x1d\n\x19\x44\x45LETION_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x44\x45LETION_KIND_EXECUTION\x10\x01\x12\x17\n\x13\x44\x45LETION_KIND_BLOBS\x10\x02*f\n\rDeletionCause\x12\x1e\n\x1a\x44\x45LETION_CAUSE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x44\x45LETION_CAUSE_REQUEST\x10\x01\x12\x19\n\x15\x44\x45LETION_CAUSE_POLICY\x10\x02\x32\xc3\x07\n\x10RetentionService\x12`\n\tSetPolicy\x12(.aerodrome.retention.v1.SetPolicyRequest\x1a).aerodrome.retention.v1.SetPolicyResponse\x12`\n\tGetPolicy\x12(.aerodrome.retention.v1.GetPolicyRequest\x1a).aerodrome.retention.v1.GetPolicyResponse\x12i\n\x0cListPolicies\x12+.aerodrome.retention.v1.ListPoliciesRequest\x1a,.aerodrome.retention.v1.ListPoliciesResponse\x12i\n\x0c\x44\x65letePolicy\x12+.aerodrome.retention.v1.DeletePolicyRequest\x1a,.aerodrome.retention.v1.DeletePolicyResponse\x12i\n\x0cPinExecution\x12+.aerodrome.retention.v1.PinExecutionRequest\x1a,.aerodrome.retention.v1.PinExecutionResponse\x12o\n\x0eUnpinExecution\x12-.aerodrome.retention.v1.UnpinExecutionRequest\x1a..aerodrome.retention.v1.UnpinExecutionResponse\x12W\n\x06\x44ryRun\x12%.aerodrome.retention.v1.DryRunRequest\x1a&.aerodrome.retention.v1.DryRunResponse\x12r\n\x0f\x44\x65leteExecution\x12..aerodrome.retention.v1.DeleteExecutionRequest\x1a/.aerodrome.retention.v1.DeleteExecutionResponse\x12l\n\rListDeletions\x12,.aerodrome.retention.v1.ListDeletionsRequest\x1a-.aerodrome.retention.v1.ListDeletionsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'aerodrome.idl.retention.v1.retention_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DELETIONKIND']._serialized_start=2798
-  _globals['_DELETIONKIND']._serialized_end=2897
-  _globals['_DELETIONCAUSE']._serialized_start=2899
-  _globals['_DELETIONCAUSE']._serialized_end=3001
+  _globals['_DELETIONKIND']._serialized_start=2823
+  _globals['_DELETIONKIND']._serialized_end=2922
+  _globals['_DELETIONCAUSE']._serialized_start=2924
+  _globals['_DELETIONCAUSE']._serialized_end=3026
   _globals['_POLICY']._serialized_start=100
   _globals['_POLICY']._serialized_end=393
   _globals['_SETPOLICYREQUEST']._serialized_start=395
@@ -53,33 +53,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETEPOLICYREQUEST']._serialized_start=828
   _globals['_DELETEPOLICYREQUEST']._serialized_end=899
   _globals['_DELETEPOLICYRESPONSE']._serialized_start=901
-  _globals['_DELETEPOLICYRESPONSE']._serialized_end=923
-  _globals['_EXECUTIONKEY']._serialized_start=925
-  _globals['_EXECUTIONKEY']._serialized_end=1009
-  _globals['_PINEXECUTIONREQUEST']._serialized_start=1011
-  _globals['_PINEXECUTIONREQUEST']._serialized_end=1124
-  _globals['_PINEXECUTIONRESPONSE']._serialized_start=1126
-  _globals['_PINEXECUTIONRESPONSE']._serialized_end=1148
-  _globals['_UNPINEXECUTIONREQUEST']._serialized_start=1150
-  _globals['_UNPINEXECUTIONREQUEST']._serialized_end=1241
-  _globals['_UNPINEXECUTIONRESPONSE']._serialized_start=1243
-  _globals['_UNPINEXECUTIONRESPONSE']._serialized_end=1298
-  _globals['_DRYRUNREQUEST']._serialized_start=1301
-  _globals['_DRYRUNREQUEST']._serialized_end=1471
-  _globals['_DRYRUNRESPONSE']._serialized_start=1473
-  _globals['_DRYRUNRESPONSE']._serialized_end=1577
-  _globals['_DUEPLACE']._serialized_start=1580
-  _globals['_DUEPLACE']._serialized_end=1877
-  _globals['_DELETEEXECUTIONREQUEST']._serialized_start=1879
-  _globals['_DELETEEXECUTIONREQUEST']._serialized_end=1971
-  _globals['_DELETEEXECUTIONRESPONSE']._serialized_start=1973
-  _globals['_DELETEEXECUTIONRESPONSE']._serialized_end=2062
-  _globals['_DELETION']._serialized_start=2065
-  _globals['_DELETION']._serialized_end=2525
-  _globals['_LISTDELETIONSREQUEST']._serialized_start=2528
-  _globals['_LISTDELETIONSREQUEST']._serialized_end=2685
-  _globals['_LISTDELETIONSRESPONSE']._serialized_start=2687
-  _globals['_LISTDELETIONSRESPONSE']._serialized_end=2796
-  _globals['_RETENTIONSERVICE']._serialized_start=3004
-  _globals['_RETENTIONSERVICE']._serialized_end=3967
+  _globals['_DELETEPOLICYRESPONSE']._serialized_end=948
+  _globals['_EXECUTIONKEY']._serialized_start=950
+  _globals['_EXECUTIONKEY']._serialized_end=1034
+  _globals['_PINEXECUTIONREQUEST']._serialized_start=1036
+  _globals['_PINEXECUTIONREQUEST']._serialized_end=1149
+  _globals['_PINEXECUTIONRESPONSE']._serialized_start=1151
+  _globals['_PINEXECUTIONRESPONSE']._serialized_end=1173
+  _globals['_UNPINEXECUTIONREQUEST']._serialized_start=1175
+  _globals['_UNPINEXECUTIONREQUEST']._serialized_end=1266
+  _globals['_UNPINEXECUTIONRESPONSE']._serialized_start=1268
+  _globals['_UNPINEXECUTIONRESPONSE']._serialized_end=1323
+  _globals['_DRYRUNREQUEST']._serialized_start=1326
+  _globals['_DRYRUNREQUEST']._serialized_end=1496
+  _globals['_DRYRUNRESPONSE']._serialized_start=1498
+  _globals['_DRYRUNRESPONSE']._serialized_end=1602
+  _globals['_DUEPLACE']._serialized_start=1605
+  _globals['_DUEPLACE']._serialized_end=1902
+  _globals['_DELETEEXECUTIONREQUEST']._serialized_start=1904
+  _globals['_DELETEEXECUTIONREQUEST']._serialized_end=1996
+  _globals['_DELETEEXECUTIONRESPONSE']._serialized_start=1998
+  _globals['_DELETEEXECUTIONRESPONSE']._serialized_end=2087
+  _globals['_DELETION']._serialized_start=2090
+  _globals['_DELETION']._serialized_end=2550
+  _globals['_LISTDELETIONSREQUEST']._serialized_start=2553
+  _globals['_LISTDELETIONSREQUEST']._serialized_end=2710
+  _globals['_LISTDELETIONSRESPONSE']._serialized_start=2712
+  _globals['_LISTDELETIONSRESPONSE']._serialized_end=2821
+  _globals['_RETENTIONSERVICE']._serialized_start=3029
+  _globals['_RETENTIONSERVICE']._serialized_end=3992
 # @@protoc_insertion_point(module_scope)

@@ -263,12 +263,17 @@ Global___DeletePolicyRequest: _TypeAlias = DeletePolicyRequest  # noqa: Y015
 class DeletePolicyResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    WAS_SET_FIELD_NUMBER: _builtins.int
+    was_set: _builtins.bool
+    """Whether there was one."""
     def __init__(
         self,
+        *,
+        was_set: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["was_set", b"was_set"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -107,7 +107,7 @@ class RetentionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeletePolicy(self, request, context):
-        """Removes the policy that was set for exactly this project and domain. NOT_FOUND if there is none.
+        """Removes the policy that was set for exactly this project and domain. If there is none, nothing happens.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

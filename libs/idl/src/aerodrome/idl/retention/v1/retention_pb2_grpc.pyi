@@ -46,7 +46,7 @@ class RetentionServiceStub:
     ListPolicies: _grpc.UnaryUnaryMultiCallable[_retention_pb2.ListPoliciesRequest, _retention_pb2.ListPoliciesResponse]
     """Lists the policies that were set, ordered by project and domain."""
     DeletePolicy: _grpc.UnaryUnaryMultiCallable[_retention_pb2.DeletePolicyRequest, _retention_pb2.DeletePolicyResponse]
-    """Removes the policy that was set for exactly this project and domain. NOT_FOUND if there is none."""
+    """Removes the policy that was set for exactly this project and domain. If there is none, nothing happens."""
     PinExecution: _grpc.UnaryUnaryMultiCallable[_retention_pb2.PinExecutionRequest, _retention_pb2.PinExecutionResponse]
     """Keeps an execution, and what launched it, whatever the policies say. Pinning it again changes the reason."""
     UnpinExecution: _grpc.UnaryUnaryMultiCallable[_retention_pb2.UnpinExecutionRequest, _retention_pb2.UnpinExecutionResponse]
@@ -73,7 +73,7 @@ class RetentionServiceAsyncStub(RetentionServiceStub):
     ListPolicies: _aio.UnaryUnaryMultiCallable[_retention_pb2.ListPoliciesRequest, _retention_pb2.ListPoliciesResponse]  # type: ignore[assignment]
     """Lists the policies that were set, ordered by project and domain."""
     DeletePolicy: _aio.UnaryUnaryMultiCallable[_retention_pb2.DeletePolicyRequest, _retention_pb2.DeletePolicyResponse]  # type: ignore[assignment]
-    """Removes the policy that was set for exactly this project and domain. NOT_FOUND if there is none."""
+    """Removes the policy that was set for exactly this project and domain. If there is none, nothing happens."""
     PinExecution: _aio.UnaryUnaryMultiCallable[_retention_pb2.PinExecutionRequest, _retention_pb2.PinExecutionResponse]  # type: ignore[assignment]
     """Keeps an execution, and what launched it, whatever the policies say. Pinning it again changes the reason."""
     UnpinExecution: _aio.UnaryUnaryMultiCallable[_retention_pb2.UnpinExecutionRequest, _retention_pb2.UnpinExecutionResponse]  # type: ignore[assignment]
@@ -121,7 +121,7 @@ class RetentionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retention_pb2.DeletePolicyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retention_pb2.DeletePolicyResponse, _abc.Awaitable[_retention_pb2.DeletePolicyResponse]]:
-        """Removes the policy that was set for exactly this project and domain. NOT_FOUND if there is none."""
+        """Removes the policy that was set for exactly this project and domain. If there is none, nothing happens."""
 
     @_abc_1.abstractmethod
     def PinExecution(
