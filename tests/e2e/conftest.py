@@ -7,11 +7,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from flyteidl.admin.launch_plan_pb2 import ACTIVE
 from flytekit.configuration import Config
 from flytekit.remote import FlyteRemote, FlyteWorkflowExecution
 
@@ -136,8 +137,20 @@ def patient_clients(instance: Instance, registered: Registered) -> Iterator[dict
             process.wait()
 
 
+@pytest.fixture(scope="session")
+def scheduled(registered: Registered) -> dict[str, datetime]:
+    """The launch plans that fire every minute, and when they were activated."""
+    activated = {}
+    for name in ("told_by_cron", "told_by_rate"):
+        plan = registered.remote.fetch_launch_plan(name=name, version=registered.version)
+        registered.remote.client.update_launch_plan(plan.id, ACTIVE)
+        activated[name] = datetime.now(UTC)
+    return activated
+
+
 @pytest.fixture(scope="session", autouse=True)
 def early_start(request: pytest.FixtureRequest) -> None:
-    """Start the patient clients before the first test if any test looks at them, so that nobody waits for long."""
-    if any("patient_clients" in getattr(item, "fixturenames", ()) for item in request.session.items):
-        request.getfixturevalue("patient_clients")
+    """Start what takes its time before the first test if any test looks at it, so that nobody waits for long."""
+    for name in ("patient_clients", "scheduled"):
+        if any(name in getattr(item, "fixturenames", ()) for item in request.session.items):
+            request.getfixturevalue(name)
