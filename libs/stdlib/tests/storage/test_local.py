@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from aerodrome.stdlib.errors import AerodromeError, FailedPrecondition, InvalidArgument, NotFound, PermissionDenied
 from aerodrome.stdlib.storage import Storage
+from aerodrome.stdlib.storage import local as local_module
 from aerodrome.stdlib.storage.local import LocalStorage
 
 
@@ -301,3 +302,34 @@ async def test_no_path_escapes(tmp_path: Path, parts: list[str]) -> None:
             pass
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     assert list((tmp_path / "target").iterdir()) == []
+
+
+async def test_on_a_slow_disk_many_accesses_at_once_each_get_their_own_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_module, "SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(local_module, "SLOW_IN_A_ROW", 1)
+    async with LocalStorage(str(tmp_path)) as storage:
+        await storage.write(storage.join("first"), b"")  # too slow for the loop: from here on threads do it
+        await asyncio.gather(*(storage.write(storage.join("many", str(n)), b"%d" % n) for n in range(500)))
+        names = [storage.join("many", str(n)) for n in range(0, 1000, 2)]
+        forgotten = asyncio.create_task(storage.read(names[0]))
+        await asyncio.sleep(0)
+        forgotten.cancel()
+        found = await asyncio.gather(*(storage.read(name) for name in names), return_exceptions=True)
+        assert found[:250] == [b"%d" % n for n in range(0, 500, 2)]
+        assert all(isinstance(each, NotFound) for each in found[250:])
+        assert len(found) == 500
+
+
+async def test_a_small_directory_is_frozen_like_a_large_one(tmp_path: Path) -> None:
+    async with LocalStorage(str(tmp_path)) as storage:
+        for size in (1, 20):
+            for n in range(size):
+                await storage.write(storage.join(str(size), f"{n}.pb"), b"x")
+            await storage.freeze(storage.join(str(size)))
+            with pytest.raises(PermissionDenied):
+                await storage.write(storage.join(str(size), "0.pb"), b"y")
+            with pytest.raises(PermissionDenied):
+                await storage.write(storage.join(str(size), "more.pb"), b"y")
+        await storage.freeze(storage.join("nothing"))

@@ -20,11 +20,13 @@ import os
 import stat
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from io import FileIO
 from itertools import islice
-from typing import ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 from aerodrome.stdlib.errors import FailedPrecondition, InvalidArgument, NotFound
 from aerodrome.stdlib.storage.confined import RESERVED, NewFile, Place, Roots, translated
@@ -50,6 +52,12 @@ VERY_SLOW_SECONDS = 0.05
 
 CAUTION_SECONDS = 10.0
 """For how long."""
+
+LANES = 8
+"""Threads that carry out short accesses at the same time while everything goes to threads."""
+
+LANE_BATCH = 32
+"""How many of them one thread takes at once."""
 
 LIST_BATCH = 256
 
@@ -460,13 +468,14 @@ class _Pace:
     def __init__(self) -> None:
         self._careful_until = 0.0
         self._spent = 0.0
+        self._lanes = _Lanes()
         self._slow = 0
         self._quick = 0
 
     async def run(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         started = time.perf_counter()
         if started < self._careful_until:
-            return await asyncio.to_thread(call, *args, **kwargs)
+            return await self._lanes.run(partial(call, *args, **kwargs))
         if self._spent > SLOW_SECONDS:  # many quick calls in a row hold the loop up just as well
             self._spent = 0.0
             await asyncio.sleep(0)
@@ -484,6 +493,66 @@ class _Pace:
                     self._careful_until = started + CAUTION_SECONDS
             else:
                 self._quick += 1
+
+
+class _Lanes:
+    """Runs short blocking calls in a few threads, many per hand-over: a hand-over costs more than most of the calls."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
+        self._busy = 0
+
+    async def run(self, call: Callable[[], R]) -> R:
+        """What `call` returns or raises.  Once begun it is carried out, whoever waits for it."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[R] = loop.create_future()
+        self._waiting.append((call, future))
+        if self._busy < LANES:
+            self._busy += 1
+            loop.call_soon(self._next, loop)  # after others of this turn have come
+        return await future
+
+    def _next(self, loop: asyncio.AbstractEventLoop) -> None:
+        share = min(-(-len(self._waiting) // (LANES - self._busy + 1)), LANE_BATCH)
+        batch: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
+        while self._waiting and len(batch) < share:
+            each = self._waiting.popleft()
+            if not each[1].cancelled():
+                batch.append(each)
+        if not batch:
+            self._busy -= 1
+            return
+        done = loop.run_in_executor(None, _carried_out, [call for call, _ in batch])
+        done.add_done_callback(lambda done: self._finish(loop, [future for _, future in batch], done))
+
+    def _finish(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        futures: list[asyncio.Future[Any]],
+        done: asyncio.Future[list[tuple[Any, BaseException | None]]],
+    ) -> None:
+        failure = (
+            None if not done.cancelled() and done.exception() is None else FailedPrecondition("the store is closed")
+        )
+        results = done.result() if failure is None else [(None, failure)] * len(futures)
+        for future, (result, error) in zip(futures, results, strict=True):
+            if future.done():
+                continue
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+        self._next(loop)
+
+
+def _carried_out(calls: list[Callable[[], Any]]) -> list[tuple[Any, BaseException | None]]:
+    results: list[tuple[Any, BaseException | None]] = []
+    for call in calls:
+        try:
+            results.append((call(), None))
+        except Exception as error:  # noqa: BLE001  (whoever asked gets it)
+            results.append((None, error))
+    return results
 
 
 def _read_all(fd: int, reference: str, limit: int) -> bytes:
