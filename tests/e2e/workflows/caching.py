@@ -3,7 +3,6 @@
 import functools
 import time
 from pathlib import Path
-from typing import List, Tuple
 
 from flytekit import LaunchPlan, conditional, dynamic, map_task, task, workflow
 from flytekit.types.file import FlyteFile
@@ -21,7 +20,7 @@ def double(x: int, marker: str) -> int:
 
 
 @task(cache=True, cache_version="1", cache_ignore_input_vars=("marker",))
-def pair(x: int, y: str, marker: str) -> Tuple[int, str]:
+def pair(x: int, y: str, marker: str) -> tuple[int, str]:
     note(marker, f"pair {x} {y}")
     return x, y
 
@@ -66,7 +65,7 @@ def once_newer(x: int, marker: str) -> int:
 
 
 @workflow
-def paired(x: int, y: str, marker: str) -> Tuple[int, str]:
+def paired(x: int, y: str, marker: str) -> tuple[int, str]:
     return pair(x=x, y=y, marker=marker)
 
 
@@ -77,9 +76,7 @@ def nested(x: int, marker: str) -> int:
 
 @workflow
 def chosen(x: int, marker: str) -> int:
-    return (
-        conditional("sign").if_(x > 0).then(double(x=x, marker=marker)).else_().then(double(x=0, marker=marker))
-    )
+    return conditional("sign").if_(x > 0).then(double(x=x, marker=marker)).else_().then(double(x=0, marker=marker))
 
 
 launch_once = LaunchPlan.get_or_create(once, name="caching.launch_once")
@@ -96,7 +93,7 @@ def made(x: int, marker: str) -> int:
 
 
 @workflow
-def mapped(xs: List[int], marker: str) -> List[int]:
+def mapped(xs: list[int], marker: str) -> list[int]:
     return map_task(functools.partial(double, marker=marker))(x=xs)
 
 
