@@ -22,6 +22,7 @@ from pathlib import Path
 import bus
 import engine_only
 import journal
+import scheduling
 from platform_under_test import Platform, Usage
 from shapes import CHAIN, FAN
 
@@ -164,10 +165,18 @@ def messages() -> Iterator[Figure]:
         yield Figure("  from the outbox to its handler", figures.outbox_ms, "ms")
 
 
+def schedules() -> Iterator[Figure]:
+    """All due in the same second, each an execution of a real control plane."""
+    logger.configure(LoggerConfig(level=3))
+    figures = asyncio.run(scheduling.measure())
+    yield Figure(f"schedules fired, {figures.schedules:,} due at once", figures.fired_per_second, "/s")
+
+
 WITHOUT_PLATFORM: dict[str, Callable[[], Iterator[Figure]]] = {
     "engine": engine,
     "journal": journaling,
     "messages": messages,
+    "schedules": schedules,
 }
 ON_PLATFORM: dict[str, Callable[[Platform], Iterator[Figure]]] = {
     "first_execution": first_execution,

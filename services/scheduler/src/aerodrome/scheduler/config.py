@@ -16,6 +16,7 @@ from aerodrome.scheduler.domain.cron import zone_of
 from aerodrome.scheduler.domain.misfire import Misfire, Policy
 from aerodrome.stdlib.config import Duration, LoggerConfig, SecretText, Section, TelemetryConfig
 from aerodrome.stdlib.errors import FailedPrecondition, InvalidArgument
+from aerodrome.stdlib.pubsub.config import BusConfig
 
 
 class AdminRateLimit(Section):
@@ -84,6 +85,8 @@ class SchedulerSection(Section):
     """`scheduler`."""
 
     workflow_executor: WorkflowExecutorConfig = WorkflowExecutorConfig()
+    profiler_port: int = Field(default=10254, ge=0, le=65535)
+    """Where the process by itself tells its health and its metrics; 0: nowhere."""
     metrics_scope: str = "flyte:"
     server: ServerConfig = ServerConfig()
     time_zone: str = "UTC"
@@ -173,6 +176,7 @@ class SchedulerConfig(Section):
 
     scheduler: SchedulerSection = SchedulerSection()
     admin: AdminClientConfig = AdminClientConfig()
+    bus: BusConfig = BusConfig()
     database: DatabaseConfig = DatabaseConfig()
     logger: LoggerConfig = LoggerConfig()
     otel: TelemetryConfig = TelemetryConfig()

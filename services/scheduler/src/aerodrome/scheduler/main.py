@@ -28,7 +28,7 @@ from aerodrome.scheduler.managers.leading import Leadership, NotLeading
 from aerodrome.scheduler.managers.learning import LearningManager
 from aerodrome.scheduler.repositories.schedules import CHANNEL, ScheduleRepository
 from aerodrome.scheduler.rpc.schedules import SchedulerRpcs
-from aerodrome.stdlib import logger
+from aerodrome.stdlib import logger, operations
 from aerodrome.stdlib.clock import Clock, SystemClock
 from aerodrome.stdlib.config import load
 from aerodrome.stdlib.errors import AerodromeError, FailedPrecondition
@@ -37,6 +37,7 @@ from aerodrome.stdlib.postgres.database import Database, create_if_missing
 from aerodrome.stdlib.postgres.migrations import migrate
 from aerodrome.stdlib.postgres.notify import Listener
 from aerodrome.stdlib.pubsub.bus import Bus
+from aerodrome.stdlib.pubsub.opening import open_bus
 from aerodrome.stdlib.rpc.client import Tls, network_channel
 from aerodrome.stdlib.rpc.server import RpcServer
 from aerodrome.stdlib.telemetry import Telemetry
@@ -128,7 +129,6 @@ class Scheduler:
 
     async def run(self) -> None:
         """Everything that works in the background, until cancelled; then the lead is given back."""
-        await self.prepare()
         async with self._listener:
             try:
                 async with asyncio.TaskGroup() as group:
@@ -161,6 +161,9 @@ class Scheduler:
                     seconds = self._firing.sleep_seconds()
             except AerodromeError as error:
                 log.warning("scheduler waits", error=error.message)
+                seconds = _TROUBLE_SECONDS
+            except Exception:
+                log.exception("scheduler failed")
                 seconds = _TROUBLE_SECONDS
             await self._sleep(seconds)
 
@@ -237,6 +240,16 @@ class Scheduler:
             await schedules.prune_backfills(self._clock.now() - _BACKFILLS_KEPT)
 
     async def _subscribe(self, bus: Bus) -> None:
+        """Hear announcements; while the bus is away, all launch plans are still read now and then."""
+        while True:
+            try:
+                await self.prepare()
+                await self._hear_announcements(bus)
+            except AerodromeError as error:
+                log.warning("announcements are not heard", error=error.message)
+                await asyncio.sleep(_TROUBLE_SECONDS)
+
+    async def _hear_announcements(self, bus: Bus) -> None:
         async with bus.subscribe(TOPIC, GROUP) as subscription:
             while True:
                 message = await subscription.next()
@@ -296,14 +309,28 @@ async def serve(files: Sequence[Path], overrides: Mapping[str, Any]) -> None:
         stack.push_async_callback(telemetry.aclose)
         tls = None if config.admin.in_plain_text else Tls()
         channel = await stack.enter_async_context(network_channel(config.admin.endpoint, tls=tls))
-        scheduler = Scheduler(config, database=database, channel=channel, clock=clock, telemetry=telemetry)
+        bus = await stack.enter_async_context(open_bus(config.bus, database=database))
+        scheduler = Scheduler(config, database=database, channel=channel, clock=clock, bus=bus, telemetry=telemetry)
         server = RpcServer(address=f"{section.server.host}:{section.server.port}")
         for add_to_server, servicer in scheduler.services():
             server.add(add_to_server, servicer)
-        await _run_until_told(scheduler, server, telemetry)
+        serving = asyncio.Event()
+        await stack.enter_async_context(
+            operations.listening(
+                telemetry,
+                config,
+                ready=serving.is_set,
+                host=section.server.host,
+                port=section.profiler_port,
+                setting="scheduler.profilerPort",
+            )
+        )
+        await _run_until_told(scheduler, server, telemetry, serving)
 
 
-async def _run_until_told(scheduler: Scheduler, server: RpcServer, telemetry: Telemetry) -> None:
+async def _run_until_told(
+    scheduler: Scheduler, server: RpcServer, telemetry: Telemetry, serving: asyncio.Event
+) -> None:
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for each in (signal.SIGTERM, signal.SIGINT):
@@ -315,8 +342,10 @@ async def _run_until_told(scheduler: Scheduler, server: RpcServer, telemetry: Te
     waiting = asyncio.create_task(told.wait(), name="signals")
     try:
         await server.start()
+        serving.set()
         await asyncio.wait({*tasks, waiting}, return_when=asyncio.FIRST_COMPLETED)
     finally:
+        serving.clear()
         await server.stop()
         for task in (waiting, *tasks):
             task.cancel()

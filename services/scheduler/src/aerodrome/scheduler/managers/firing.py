@@ -190,7 +190,11 @@ class FiringManager:
             orders = [each for each in await schedules.open_backfills() if each.id not in self._backfills]
             ordered = {each.id: each for each in await schedules.get({each.schedule_id for each in orders})}
         for index, known in enumerate(found):
-            self._know(known)
+            try:
+                self._know(known)
+            except Exception:  # whatever it is, it is this schedule's own
+                self._errors.add()
+                log.exception("schedule failed", schedule=str(known.plan.key))
             if index % 200 == 199:
                 await asyncio.sleep(0)  # reading ten thousand expressions takes a while
         looked_at = self._schedules.keys() if ids is None else ids
