@@ -23,7 +23,7 @@ from aerodrome.plugins.catalogue import NEXT_STEP, advised
 from aerodrome.propeller import transcript
 from aerodrome.propeller.engine.engine import Engine
 from aerodrome.propeller.engine.graph import END, START, Closure
-from aerodrome.propeller.engine.items import ItemPlan
+from aerodrome.propeller.engine.items import ItemInfo, ItemPlan, SavedItem
 from aerodrome.propeller.engine.phases import NodePhase, TaskPhase, WorkflowPhase
 from aerodrome.propeller.engine.state import (
     NodeState,
@@ -430,6 +430,105 @@ def test_an_item_is_written_with_its_attempt_and_error() -> None:
     assert transcript.failure_of(known.error) == advised(failure)
 
 
+def array(*, successes: float = 1.0, size: int = 100, concurrency: int = 0) -> tuple[Engine, NodeState]:
+    engine = begun()
+    node = engine.root.node("m")
+    engine.prepared(node, AT, plan=ItemPlan(size, concurrency, None, successes))
+    return engine, node
+
+
+def ranges(engine: Engine) -> list[list[tuple[int, int, int, str]]]:
+    written = writer().write(coalesced(engine.take().transitions))
+    return [
+        [(one.first, one.last, one.attempt, TaskPhase(one.phase).name) for one in change.items.ranges]
+        for change in written
+        if change.WhichOneof("change") == "items"
+    ]
+
+
+def test_items_that_change_at_about_the_same_time_are_ranges_whatever_their_order() -> None:
+    engine, node = array(concurrency=10)
+    assert ranges(engine) == [[(0, 9, 0, "QUEUED")]]
+    for index in (3, 1, 0, 2, 7):
+        engine.item_succeeded(node, index, 0, AT)
+    assert ranges(engine) == [[(0, 3, 0, "SUCCEEDED"), (7, 7, 0, "SUCCEEDED")], [(10, 14, 0, "QUEUED")]]
+
+
+def test_what_one_item_does_stays_in_its_order() -> None:
+    engine, node = array(size=2)
+    engine.take()
+    failure = Failure("Gone", "", ErrorKind.SYSTEM, retryable=True)
+    engine.item_phase(node, 0, 0, TaskPhase.RUNNING, AT)
+    engine.item_failed(node, 0, 0, failure, AT)
+    engine.item_phase(node, 0, 1, TaskPhase.RUNNING, AT)
+    engine.item_succeeded(node, 1, 0, AT)
+    engine.item_succeeded(node, 0, 1, AT)
+    assert ranges(engine) == [
+        [(0, 0, 0, "RUNNING"), (1, 1, 0, "SUCCEEDED")],
+        [(0, 0, 0, "RETRYABLE_FAILED")],
+        [(0, 0, 1, "QUEUED")],
+        [(0, 0, 1, "RUNNING")],
+        [(0, 0, 1, "SUCCEEDED")],
+    ]
+
+
+def test_what_is_said_of_an_item_travels_with_it() -> None:
+    engine, node = array(size=1)
+    engine.take()
+    engine.item_succeeded(node, 0, 0, AT, ItemInfo(cache_status=2, log_uri="http://log"))
+    (written,) = [one for one in writer().write(coalesced(engine.take().transitions)) if one.HasField("items")]
+    assert [(one.cache_status, one.log_uri) for one in written.items.ranges] == [(2, "http://log")]
+
+
+def test_the_attempt_of_a_map_is_one_that_the_console_knows_as_such() -> None:
+    engine, node = array(size=2, successes=0.5)
+    queued, running = task_events(engine.take().transitions)
+    assert (queued.task_type, queued.metadata.plugin_identifier) == ("container_array", "k8s-array")
+    assert queued.phase == T.QUEUED
+    assert queued.custom_info["size"] == 2
+    assert queued.custom_info["min_successes"] == 1
+    assert running.phase == T.RUNNING
+    engine.item_succeeded(node, 0, 0, AT)
+    engine.item_failed(node, 1, 0, Failure("Broken", "", ErrorKind.USER, retryable=False), AT)
+    engine.collected(node, AT)
+    (done,) = task_events(engine.take().transitions)
+    assert (done.phase, done.retry_attempt) == (T.SUCCEEDED, 0)
+    assert done.output_uri == f"{DATA}/m/data/0/outputs.pb"
+
+
+def test_items_may_be_shown_as_nodes_of_their_own() -> None:
+    engine, node = array(size=2, successes=0.5)
+    layout = Layout(execution="e0", data_dir=DATA, raw_base="s3://b/raw")
+    shown = Transcript(EXECUTION, layout, output_uri="", plugin_names={"python-task": "container"}, item_nodes=True)
+
+    def events() -> list[str]:
+        told = []
+    world.arrays = False
+        for one in shown.write(shown.coalesced(engine.take().transitions)):
+            if one.HasField("node") and one.node.event:
+                event = event_pb2.NodeExecutionEvent.FromString(one.node.event)
+                told.append(f"N {event.id.node_id} {N.Phase.Name(event.phase)} in {event.parent_node_metadata.node_id}")
+                if event.id.node_id == "m":
+                    assert event.is_parent
+                    assert event.is_array
+            elif one.HasField("task"):
+                attempt = event_pb2.TaskExecutionEvent.FromString(one.task.event)
+                told.append(f"T {one.task.node_id}/{one.task.attempt} {T.Phase.Name(attempt.phase)}")
+        return [each for each in told if "m" in each]
+
+    assert events()[-6:] == [
+        "N m-0-n0 QUEUED in m", "T m-0-n0/0 QUEUED", "N m-0-n0 RUNNING in m",
+        "N m-0-n1 QUEUED in m", "T m-0-n1/0 QUEUED", "N m-0-n1 RUNNING in m",
+    ]  # fmt: skip
+    engine.item_succeeded(node, 0, 0, AT)
+    engine.item_failed(node, 1, 0, Failure("Lost", "", ErrorKind.SYSTEM, retryable=True), AT)
+    engine.item_failed(node, 1, 1, Failure("Broken", "", ErrorKind.USER, retryable=False), AT)
+    assert events() == [
+        "T m-0-n0/0 SUCCEEDED", "N m-0-n0 SUCCEEDED in m", "T m-0-n1/0 FAILED", "T m-0-n1/1 QUEUED",
+        "T m-0-n1/1 FAILED", "N m-0-n1 FAILED in m",
+    ]  # fmt: skip
+
+
 # Reading back
 
 
@@ -441,6 +540,7 @@ class Journal(Record):
         self.assignment = journal_pb2.Assignment()
         self.snapshots: dict[str, journal_pb2.NodeSnapshot] = {}
         self.newest: dict[str, int] = {}
+        self.known_items: dict[str, dict[int, journal_pb2.ItemRange]] = {}
 
     def append(self, transitions: list[Transition]) -> None:
         super().append(transitions)
@@ -461,12 +561,21 @@ class Journal(Record):
                         snapshot.attempt_state = b""
                     snapshot.attempt_state = one.task.state or snapshot.attempt_state
                 case _:
-                    raise AssertionError("these workflows have no arrays")
+                    known = self.known_items.setdefault(one.items.node_id, {})
+                    for told in one.items.ranges:
+                        known.update({index: told for index in range(told.first, told.last + 1)})
 
     def _snapshot(self, node_id: str) -> journal_pb2.NodeSnapshot:
         return self.snapshots.setdefault(node_id, journal_pb2.NodeSnapshot(node_id=node_id))
 
     def read(self) -> SavedWorkflow:
+        for node_id, items in self.known_items.items():
+            ranges = self._snapshot(node_id).items
+            del ranges[:]
+            for index, told in sorted(items.items()):
+                one = ranges.add()
+                one.CopyFrom(told)
+                one.first = one.last = index
         del self.assignment.nodes[:]
         self.assignment.nodes.extend(self.snapshots.values())
         return transcript.read(self.assignment)
@@ -482,7 +591,16 @@ class Journal(Record):
             if node.phase is NodePhase.FAILED:
                 assert node.failure is not None
                 assert read.nodes[name].failure == advised(node.failure)
+            assert read.nodes[name].plan == node.plan
+            if node.plan is not None:
+                assert {item_progress(item) for item in read.nodes[name].items} == {
+                    item_progress(item) for item in node.items
+                }
         return read
+
+
+def item_progress(item: SavedItem) -> tuple[int, ...]:
+    return (item.index, item.phase, item.attempt, item.system_failures)
 
 
 def progress(node: SavedNode) -> tuple[object, ...]:
@@ -502,7 +620,7 @@ def progress(node: SavedNode) -> tuple[object, ...]:
 @given(seed=st.integers(0, 10**9), crashes=st.lists(st.integers(0, 15), min_size=1, max_size=3))
 def test_what_was_written_restores_what_the_engine_stood_at(seed: int, crashes: list[int]) -> None:
     rng = random.Random(seed)
-    world = World(seed, random_closure(rng, Shape(arrays=False)), failures=0.25, hangs=0.1)
+    world = World(seed, random_closure(rng, Shape()), failures=0.25, hangs=0.1)
     world.record = Journal()
     for after in [*crashes, None]:
         try:

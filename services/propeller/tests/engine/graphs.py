@@ -9,7 +9,7 @@ from flyteidl.core import compiler_pb2, identifier_pb2, workflow_pb2
 
 from aerodrome.plugins.api import ErrorKind, Failure
 from aerodrome.propeller.engine.engine import Engine
-from aerodrome.propeller.engine.graph import END, START, Closure, NodeKind
+from aerodrome.propeller.engine.graph import END, START, Closure, Graph, NodeKind
 from aerodrome.propeller.engine.items import ItemPlan, SavedItem
 from aerodrome.propeller.engine.phases import TERMINAL, NodePhase, TaskPhase, WorkflowPhase
 from aerodrome.propeller.engine.state import (
@@ -113,7 +113,16 @@ def _target(
         _target(rng, shape, closure, block.case.then_node, f"{name}-t", depth - 1)
         block.else_node.id = f"{node.id}-else"
         _target(rng, shape, closure, block.else_node, f"{name}-e", depth - 1)
-    elif kind < 0.5 and shape.arrays:
+    elif kind < 0.45:
+        node.gate_node.sleep.duration.seconds = rng.randint(0, 20)
+        if rng.random() < 0.3:
+            node.metadata.timeout.seconds = 10
+    elif kind < 0.5:
+        node.workflow_node.launchplan_ref.CopyFrom(identifier("plan", identifier_pb2.LAUNCH_PLAN))
+        if rng.random() < 0.3:
+            node.metadata.timeout.seconds = 10
+            node.metadata.retries.retries = 1
+    elif kind < 0.6 and shape.arrays:
         item = node.array_node.node
         item.task_node.reference_id.CopyFrom(identifier("task", identifier_pb2.TASK))
         item.metadata.retries.retries = rng.randint(0, 2)
@@ -173,6 +182,7 @@ class Record:
             queued_at=node.queued_at,
             attempt_at=node.attempt_at,
             choice=node.choice,
+            expansion=node.expansion,
             task_phase=node.task_phase,
             task_version=node.task_version,
             failure=node.failure,
@@ -195,7 +205,9 @@ class Crash(Exception):
 class World:
     """Attempts that run, with an outcome each that depends on nothing but the seed, the node and the attempt."""
 
-    def __init__(self, seed: int, closure: Closure, *, failures: float = 0.15, hangs: float = 0.05) -> None:
+    def __init__(
+        self, seed: int, closure: Closure, *, failures: float = 0.15, hangs: float = 0.05, dynamic: float = 0.2
+    ) -> None:
         self.seed = seed
         self.closure = closure
         self.record = Record()
@@ -206,6 +218,9 @@ class World:
         self.abort_cause: str | None = None
         self._failures = failures
         self._hangs = hangs
+        self._dynamic = dynamic
+        self.arrays = True
+        """Whether what dynamic tasks make may have array nodes."""
 
     def outcome(self, unique_id: str, attempt: int) -> Failure | str | None:
         """A failure, "hang", or None for success."""
@@ -219,8 +234,21 @@ class World:
     def engine(self, *, max_parallelism: int = 0) -> Engine:
         """An engine that goes on from what is durable."""
         engine = Engine(self.closure, max_parallelism=max_parallelism)
-        engine.restore(self.record.saved(), self.now, abort_cause=self.abort_cause)
+        saved = self.record.saved()
+        expansions = {name: self.made(node.expansion) for name, node in saved.nodes.items() if node.expansion}
+        engine.restore(saved, self.now, expansions=expansions, abort_cause=self.abort_cause)
         return engine
+
+    def made(self, expansion: str) -> Graph:
+        """The graph that a dynamic task makes; a smaller one each time that it is nested."""
+        depth = expansion.count("-")
+        shape = Shape(nodes=3, depth=1 if depth < 3 else 0, failure_nodes=False, arrays=self.arrays)
+        return random_closure(random.Random(f"{self.seed}/{expansion}/made"), shape).root()
+
+    def expands(self, unique_id: str, attempt: int) -> bool:
+        """Whether an attempt of a task that succeeds makes a graph."""
+        chance = random.Random(f"{self.seed}/{unique_id}/{attempt}/expands").random()
+        return chance < self._dynamic and unique_id.count("-") < 5
 
     def drive(self, engine: Engine, rng: random.Random, *, crash_after: int | None = None, abort_at: int = -1) -> None:
         """Carry out what the engine wants until it is over.  Raises Crash after `crash_after` steps, at any point."""
@@ -256,9 +284,12 @@ class World:
                 if isinstance(command, Start):
                     if command.node.attempts == command.attempt and command.node.live and not command.node.abort_sent:
                         known[key] = command.node
-                        if key not in self.begun:
+                        if command.node.spec.kind is NodeKind.GATE:
+                            known.pop(key)  # nothing runs, and it ends by itself
+                        elif key not in self.begun:
                             self.begun.append(key)
                             self.running.add(key)
+                        self._started(engine, command.node, command.attempt)
                 elif isinstance(command, Abort):
                     self.running.discard(key)
                     self.running_items = {one for one in self.running_items if one[0] != command.node.unique_id}
@@ -288,6 +319,13 @@ class World:
         else:
             engine.prepared(node, self.now)
 
+    def _started(self, engine: Engine, node: NodeState, attempt: int) -> None:
+        if node.spec.kind is NodeKind.LAUNCH_PLAN:
+            engine.launched(node, attempt, self.now)
+        elif node.spec.kind is NodeKind.GATE:
+            seconds = node.spec.template.gate_node.sleep.duration.seconds
+            engine.sleep(node, attempt, node.attempt_at + seconds, self.now)
+
     def _progress(
         self,
         engine: Engine,
@@ -308,6 +346,9 @@ class World:
             self.running.discard(key)
             if isinstance(outcome, Failure):
                 engine.failed(node, key[1], outcome, self.now)
+            elif node.spec.kind is NodeKind.TASK and node is not node.scope.handler and self.expands(*key):
+                expansion = f"{key[0]}-{key[1]}"
+                engine.expanded(node, key[1], self.made(expansion), self.now, expansion=expansion)
             else:
                 engine.succeeded(node, key[1], self.now)
             return

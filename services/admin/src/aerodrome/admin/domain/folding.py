@@ -244,7 +244,7 @@ def judge_node(folded: Folded, event: NodeExecutionEvent, writer: Writer, around
         verdict = _judge_parents(folded, event, around)
         if verdict is not ACCEPTED:
             return verdict
-    elif stored == reported:
+    elif stored == reported and not (writer is Writer.LEASE and _expands_again(row, event)):
         return Repeated(f"This phase was already recorded {NODE_NAMES[reported]} for {proto_text(event.id)}")
     elif stored in NODE_TERMINAL:
         message = (
@@ -257,7 +257,7 @@ def judge_node(folded: Folded, event: NodeExecutionEvent, writer: Writer, around
             return refuse(f"the execution is {WORKFLOW_NAMES[folded.phase]}")
         if folded.phase == WorkflowPhase.ABORTING and reported in NODE_STARTS:
             return Refused(FailedPrecondition("the execution is being aborted"), aborting=True)
-        if not node_may_become(stored, reported):
+        if stored != reported and not node_may_become(stored, reported):
             return refuse(
                 f"Invalid phase change from {NODE_NAMES[stored] or 'nothing'} to {NODE_NAMES[reported]} for node "
                 f"execution {proto_text(event.id)}"
@@ -331,6 +331,17 @@ def fold_node_state(folded: Folded, node_id: str, state: bytes) -> Verdict:
         return Repeated("this state was already recorded")
     row.engine_state = state
     return ACCEPTED
+
+
+def _expands_again(row: NodeRow | None, event: NodeExecutionEvent) -> bool:
+    """Whether a dynamic node tells of what another attempt made."""
+    made = event.task_node_metadata.dynamic_workflow.dynamic_job_spec_uri
+    return (
+        row is not None
+        and event.phase == NodePhase.DYNAMIC_RUNNING
+        and bool(made)
+        and made != row.closure.dynamic_job_spec_uri
+    )
 
 
 def _judge_parents(folded: Folded, event: NodeExecutionEvent, around: Surroundings) -> Verdict:

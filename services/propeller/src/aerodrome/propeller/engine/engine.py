@@ -233,7 +233,7 @@ class Engine:
 
     def _resume(self, node: NodeState, now: float) -> None:
         """A node that was live: find its attempt again, or start it if the permit came and the start did not."""
-        if node.spec.counted:
+        if node.spec.counted and not node.expansion:
             self._take_slot(node)
         self._arm(node)
         if node.phase is NodePhase.TIMING_OUT:
@@ -350,7 +350,8 @@ class Engine:
     def launched(self, node: NodeState, attempt: int, now: float) -> None:
         """The execution exists that a launch-plan node runs."""
         node.begun = True
-        if _goes_on(node, attempt):
+        if _goes_on(node, attempt) and node.task_phase is not TaskPhase.RUNNING:
+            node.task_phase = TaskPhase.RUNNING  # it is told once, whoever holds the lease
             self._step.transitions.append(NodeTransition(node, NodePhase.RUNNING, now))
 
     def sleep(self, node: NodeState, attempt: int, until: float, now: float) -> None:
@@ -383,6 +384,7 @@ class Engine:
         self._end_task(node, TaskPhase.SUCCEEDED, now, info)
         self._step.permitted.append(Finalize(node, attempt))
         node.expansion = expansion
+        self._free_slot(node)  # what it made needs slots itself
         self._move(node, NodePhase.DYNAMIC_RUNNING, now, detail=detail)
         node.inner = Scope(graph, node)
         self._open(node.inner, now)
@@ -836,7 +838,9 @@ class Engine:
         node.system_failures += verdict.spends_system
         node.attempts += 1
         node.inner = None
-        node.expansion = ""
+        if node.expansion:
+            node.expansion = ""
+            self._take_slot(node)  # beyond the limit if it must be: it has begun long ago
         node.items = None
         node.failure = None
         task = node.spec.kind is NodeKind.TASK
