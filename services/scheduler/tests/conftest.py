@@ -192,13 +192,14 @@ async def world(postgres_server: ServerForTests, tmp_path: Path) -> AsyncIterato
             async with DirectChannel([registry]) as channel:
                 make: Any = AdminServiceStub
                 world = World(clock, database, channel, make(channel), door)
-                await _register(world)
+                await register(world)
                 yield world
     finally:
         await postgres_server.drop(dsn)
 
 
-async def _register(world: World) -> None:
+async def register(world: World) -> None:
+    """A workflow whose only input is a time."""
     task = TaskCreateRequest(id=identifier(ResourceType.TASK, "t"))
     task.spec.template.type = "python-task"
     task.spec.template.metadata.runtime.version = "1.0"
