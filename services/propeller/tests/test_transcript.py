@@ -503,7 +503,6 @@ def test_items_may_be_shown_as_nodes_of_their_own() -> None:
 
     def events() -> list[str]:
         told = []
-    world.arrays = False
         for one in shown.write(shown.coalesced(engine.take().transitions)):
             if one.HasField("node") and one.node.event:
                 event = event_pb2.NodeExecutionEvent.FromString(one.node.event)
@@ -621,6 +620,7 @@ def progress(node: SavedNode) -> tuple[object, ...]:
 def test_what_was_written_restores_what_the_engine_stood_at(seed: int, crashes: list[int]) -> None:
     rng = random.Random(seed)
     world = World(seed, random_closure(rng, Shape()), failures=0.25, hangs=0.1)
+    world.arrays = False
     world.record = Journal()
     for after in [*crashes, None]:
         try:
