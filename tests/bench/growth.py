@@ -130,6 +130,7 @@ async def _fill_registered(database: Any) -> None:
             "INSERT INTO projects (identifier, name) VALUES ($1, $1) ON CONFLICT DO NOTHING", project
         )
         series = f"FROM generate_series(0, {NAMES - 1}) AS n (name), generate_series(0, {VERSIONS - 1}) AS v (version)"
+        series += " ORDER BY n.name, v.version"  # numbers are given in this order
         made = f"now() - make_interval(days => 400) + v.version * interval '{DAYS} days' / {VERSIONS}"
         await database.execute(
             "INSERT INTO tasks (project, domain, name, version, created_at, closure, digest, type) "

@@ -320,3 +320,39 @@ async def test_a_question_that_takes_too_long_is_answered_with_what_to_ask_inste
             with pytest.raises(ResourceExhausted, match=r"eq\(cluster,x\).*user.*add an eq filter on") as caught:
                 await list_page(impatient, slow, Scope(), ask)
             assert "phase" in caught.value.message
+
+
+async def test_rows_that_began_before_an_instant_are_all_found_by_creation(database: Database, rows: Any) -> None:
+    """Also those that claim to have begun before they were created, on every page and from an offset."""
+    dice = random.Random(3)
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    for number in range(60):
+        created = start + timedelta(hours=dice.randrange(240))
+        began = dice.choice(
+            [None, created, created + timedelta(hours=30), created - timedelta(hours=dice.randrange(99))]
+        )
+        await rows.execution(f"e{number:02}", created_at=created, started_at=began)
+    newest_first = Sort(key="created_at", direction=Sort.DESCENDING)
+    for hours, function in itertools.product((0, 50, 130, 400), ("lt", "lte")):
+        bound = start + timedelta(hours=hours)
+        comparison = "<" if function == "lt" else "<="
+        wanted = [
+            row["execution_name"]
+            for row in await database.fetch(
+                f"SELECT execution_name FROM executions WHERE started_at {comparison} $1 "
+                "ORDER BY created_at DESC, execution_id DESC",
+                bound,
+            )
+        ]
+        ask = {"filters": f"{function}(started_at,{bound.isoformat().replace('+00:00', 'Z')})", "sort_by": newest_first}
+        found: list[str] = []
+        token = ""
+        while True:
+            part = await page(database, EXECUTIONS, limit=7, token=token, **ask)
+            found += [row["execution_name"] for row in part.rows]
+            token = part.token
+            if not token:
+                break
+        assert found == wanted
+        skipped = await page(database, EXECUTIONS, limit=100, token="5", **ask)
+        assert [row["execution_name"] for row in skipped.rows] == wanted[5:]

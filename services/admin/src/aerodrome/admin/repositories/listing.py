@@ -16,7 +16,7 @@ import json
 import re
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -70,6 +70,8 @@ class Source:
     numbered: Mapping[Entity, tuple[str, int]] = field(default_factory=dict)
     """Joined entities whose name the row has as a number: the column, and the resource type of the name.  Project,
     domain and name together then need no join, and an index has such rows in order."""
+    begin: str = ""
+    """The field that says when what a row stands for began: next to never more than a day before `created_at`."""
     advice: str = ""
     """What to filter and sort by instead, for who asks what no index helps with."""
 
@@ -190,7 +192,10 @@ async def _list_page(
     limit = min(ask.limit, max_rows)
     rows: list[Record] = []
     size_bytes = 0
-    for segment in position.segments(order):
+    segments = position.segments(order)
+    if not position.offset:
+        segments = _split_by_begin(source, conditions, order, segments)
+    for segment in segments:
         statement, values = _statement(source, scope, conditions, order, segment, limit - len(rows), position.offset)
         async with aclosing(_rows(database, statement, values, limit - len(rows))) as found:
             async for row in found:
@@ -267,6 +272,9 @@ class _Segment:
 
     null_first_key: bool | None = None
     after: tuple[Operand, ...] | None = None
+    created_before: datetime | None = None
+    begun_early_since: datetime | None = None
+    """Only rows created since then that began more than a day before that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +298,37 @@ class _Position:
         tail = _Segment(after=(first, *ties))
         return [tail, _Segment(null_first_key=True)] if order.columns[0].nullable and not order.descending else [tail]
 
+
+_EARLY = timedelta(days=1)
+
+
+def _split_by_begin(
+    source: Source, filters: Iterable[Filter], order: _Order, segments: list[_Segment]
+) -> list[_Segment]:
+    """Where rows that began before an instant are listed by creation, the latest first: start at that instant.
+
+    Otherwise all that was created since would be passed over.  What claims to have begun long before it was created is
+    found by an index of its own, so that nothing is missed.
+    """
+    if not source.begin or not order.descending or order.columns[0].name != "created_at":
+        return segments
+    bounds = [
+        each.operands[0]
+        for each in filters
+        if each.entity is source.entity and each.column == source.begin and each.function in (Function.LT, Function.LTE)
+    ]
+    latest = min((each for each in bounds if isinstance(each, datetime)), default=None)
+    if latest is None or latest > _LATEST - _EARLY:
+        return segments
+    bound = latest + _EARLY
+    return [
+        part
+        for segment in segments
+        for part in (replace(segment, begun_early_since=bound), replace(segment, created_before=bound))
+    ]
+
+
+_LATEST = datetime.max.replace(tzinfo=UTC) - timedelta(days=1)
 
 _SQL_TYPES = {Kind.TEXT: "text", Kind.INTEGER: "bigint", Kind.INSTANT: "timestamptz", Kind.DURATION: "bigint"}
 _COMPARISONS = {
@@ -332,6 +371,7 @@ def _statement(
     for column in order.columns:
         needs |= column.place.needs
     conditions += _range(order, segment, parameters)
+    conditions += _created(source, segment, parameters)
     direction = " DESC" if order.descending else ""
     keys = ", ".join(f"{column.place.sql} AS key_{index}" for index, column in enumerate(order.columns))
     sorted_by = [f"{source.entity.code}.{column}" for column in scope.null]
@@ -400,6 +440,17 @@ def _range(order: _Order, segment: _Segment, parameters: Parameters) -> list[str
         )
         written.append(f"({places}) {'<' if order.descending else '>'} ({values})")
     return written
+
+
+def _created(source: Source, segment: _Segment, parameters: Parameters) -> list[str]:
+    created = f"{source.entity.code}.created_at"
+    if segment.created_before is not None:
+        return [f"{created} < {parameters.bind(segment.created_before, 'timestamptz')}"]
+    if segment.begun_early_since is not None:
+        begun = f"{source.entity.code}.{source.begin}"
+        since = parameters.bind(segment.begun_early_since, "timestamptz")
+        return [f"{created} >= {since}", f"{created} - {begun} > interval '1 day'"]
+    return []
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

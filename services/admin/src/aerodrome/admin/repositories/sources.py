@@ -78,6 +78,7 @@ EXECUTIONS = Source(
         Entity.WORKFLOW: ("e.workflow_name_id", ResourceType.WORKFLOW),
         Entity.TASK: ("e.task_name_id", ResourceType.TASK),
     },
+    begin="started_at",
     advice=(
         "add an eq filter on execution_name, phase, user, mode, or on project, domain and name of launch_plan, "
         "workflow or task, or a range of started_at or duration, and sort by created_at or started_at"
