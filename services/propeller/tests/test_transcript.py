@@ -464,10 +464,10 @@ def test_what_one_item_does_stays_in_its_order() -> None:
     engine.item_succeeded(node, 1, 0, AT)
     engine.item_succeeded(node, 0, 1, AT)
     assert ranges(engine) == [
-        [(0, 0, 0, "RUNNING"), (1, 1, 0, "SUCCEEDED")],
+        [(0, 0, 0, "RUNNING")],
         [(0, 0, 0, "RETRYABLE_FAILED")],
         [(0, 0, 1, "QUEUED")],
-        [(0, 0, 1, "RUNNING")],
+        [(0, 0, 1, "RUNNING"), (1, 1, 0, "SUCCEEDED")],
         [(0, 0, 1, "SUCCEEDED")],
     ]
 
@@ -562,7 +562,7 @@ class Journal(Record):
                 case _:
                     known = self.known_items.setdefault(one.items.node_id, {})
                     for told in one.items.ranges:
-                        known.update({index: told for index in range(told.first, told.last + 1)})
+                        known.update(dict.fromkeys(range(told.first, told.last + 1), told))
 
     def _snapshot(self, node_id: str) -> journal_pb2.NodeSnapshot:
         return self.snapshots.setdefault(node_id, journal_pb2.NodeSnapshot(node_id=node_id))
