@@ -23,7 +23,7 @@ from aerodrome.propeller import transcript
 from aerodrome.propeller.engine.budget import Limits
 from aerodrome.propeller.engine.engine import Engine
 from aerodrome.propeller.engine.graph import END, START, BadSpecification, Closure, Graph, NodeKind
-from aerodrome.propeller.engine.phases import LIVE, WorkflowPhase
+from aerodrome.propeller.engine.phases import LIVE, NodePhase, WorkflowPhase
 from aerodrome.propeller.engine.state import (
     Abort,
     AbortItem,
@@ -53,7 +53,7 @@ from aerodrome.propeller.nodes.handler import Handler, ItemsHandler, Observation
 from aerodrome.propeller.nodes.recovery import take_over
 from aerodrome.propeller.nodes.retry import limits_of
 from aerodrome.propeller.nodes.signals import Signals
-from aerodrome.propeller.source import LeaseLost, LeaseSource, Session
+from aerodrome.propeller.source import BYTES_PER_WEIGHT, LeaseLost, LeaseSource, Session
 from aerodrome.stdlib.errors import AerodromeError, NotFound
 from aerodrome.stdlib.logger import get_logger
 
@@ -505,6 +505,9 @@ def _parts(transitions: list[transcript.Written]) -> Iterator[list[transcript.Wr
 def _weight(transition: transcript.Written) -> int:
     if isinstance(transition, transcript.ItemsTransition):
         return 1 + len(transition.changes) // _ITEMS_PER_WEIGHT
+    if isinstance(transition, NodeTransition) and transition.phase is NodePhase.DYNAMIC_RUNNING:
+        metadata = (transition.detail or {}).get("task_node_metadata")
+        return 1 if metadata is None else 1 + metadata.ByteSize() // BYTES_PER_WEIGHT
     return 1
 
 

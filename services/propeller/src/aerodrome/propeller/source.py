@@ -21,6 +21,8 @@ log = get_logger(__name__)
 
 _RPC_TIMEOUT = 30.0
 _BATCH = 4_000
+BYTES_PER_WEIGHT = 8_192
+"""So many bytes count as one transition: a batch stays well below the largest message that is taken."""
 _IN_FLIGHT = 4
 _GONE = (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION)
 
@@ -189,8 +191,12 @@ class LeaseSource:
             while self._outgoing and size < _BATCH:
                 if batch and self._outgoing[0].session is not batch[0].session:
                     break
+                following = self._outgoing[0].append
+                weight = max(len(following.transitions), following.ByteSize() // BYTES_PER_WEIGHT)
+                if batch and size + weight > _BATCH:
+                    break
                 batch.append(self._outgoing.popleft())
-                size += len(batch[-1].append.transitions)
+                size += weight
             if self._outgoing:
                 self._wake.set()
             if not batch:
