@@ -19,7 +19,7 @@ DEFINITE = frozenset(
 )  # fmt: skip
 """Codes that say that the request is to blame, and that it is of no use to repeat it as it is."""
 MAX_TEXT_BYTES = 32_000
-READING = ("Get", "List", "CreateDownload", "CreateUpload")
+READING = ("Get", "List", "Recall", "CreateDownload", "CreateUpload")
 """How the names of rpcs begin that change nothing, whatever they answer."""
 
 MAKING = ("GetOrCreateSignal",)

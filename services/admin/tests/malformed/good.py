@@ -29,6 +29,7 @@ from flyteidl.service import dataproxy_pb2
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 
+from aerodrome.idl.items.v1 import items_pb2
 from aerodrome.idl.journal.v1 import journal_pb2
 from aerodrome.idl.retention.v1 import retention_pb2
 
@@ -617,6 +618,7 @@ REQUESTS: Mapping[str, Callable[[Good], Message | Sequence[Message]]] = {
     "HandOver": lambda g: journal_pb2.HandOverRequest(
         session_id=g.session_id, leases=g.lease_keys(), cluster="other"
     ),
+    "Recall": lambda g: journal_pb2.RecallRequest(project=PROJECT, domain=DOMAIN, name=DONE, limit=1),
     "SetPolicy": lambda g: parsed(retention_pb2.SetPolicyRequest, {"policy": POLICY}),
     "GetPolicy": lambda g: parsed(retention_pb2.GetPolicyRequest, PLACE),
     "ListPolicies": lambda g: retention_pb2.ListPoliciesRequest(project=PROJECT),
@@ -628,5 +630,8 @@ REQUESTS: Mapping[str, Callable[[Good], Message | Sequence[Message]]] = {
     ),
     "DeleteExecution": lambda g: parsed(retention_pb2.DeleteExecutionRequest, {"execution": g.key(DISPOSABLE)}),
     "ListDeletions": lambda g: parsed(retention_pb2.ListDeletionsRequest, PLACE | {"limit": 3, "token": "7"}),
+    "ListItems": lambda g: parsed(items_pb2.ListItemsRequest, {
+        "nodeExecutionId": {**g.key(DONE), "nodeId": "n0"}, "phases": ["FAILED", "RUNNING"], "limit": 3,
+    }),
 }  # fmt: skip
 """By the name of the rpc."""

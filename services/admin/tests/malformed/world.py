@@ -28,6 +28,7 @@ from google.protobuf.message import Message
 from aerodrome.admin import gateway
 from aerodrome.admin.config import AdminConfig
 from aerodrome.admin.main import Admin
+from aerodrome.idl.items.v1 import items_pb2
 from aerodrome.idl.journal.v1 import journal_pb2
 from aerodrome.idl.retention.v1 import retention_pb2
 from aerodrome.stdlib import http
@@ -46,6 +47,7 @@ SERVICES: Sequence[ServiceDescriptor] = (
     signal_pb2.DESCRIPTOR.services_by_name["SignalService"],
     journal_pb2.DESCRIPTOR.services_by_name["JournalService"],
     retention_pb2.DESCRIPTOR.services_by_name["RetentionService"],
+    items_pb2.DESCRIPTOR.services_by_name["ItemService"],
 )
 RPCS: Mapping[str, MethodDescriptor] = {method.name: method for service in SERVICES for method in service.methods}
 PATIENCE_SECONDS = 30.0
