@@ -251,9 +251,9 @@ class LocalRuntime:
             self._watchers.discard(changes)
 
     async def tail(self, namespace: str, name: str, lines: int = 50) -> str:
-        """The last lines of its log, at most 64 KiB; it outlives the pod.  Empty if it printed nothing."""
+        """The last lines of its log, at most 64 KiB, secrets masked; empty if it printed nothing.  Outlives the pod."""
         key = pods.key_of({"metadata": {"namespace": namespace, "name": name}})
-        return await asyncio.to_thread(self._directory.tail, key, lines)
+        return self.mask(await asyncio.to_thread(self._directory.tail, key, lines))
 
     async def delete(self, namespace: str, name: str, *, grace: timedelta | None = None) -> None:
         """End a pod and forget it: SIGTERM, `grace`, SIGKILL, to everything that it started.

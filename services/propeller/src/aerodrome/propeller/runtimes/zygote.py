@@ -1306,10 +1306,10 @@ class Zygote:
 
     def _terminate(self, running: Running, reason: str | None, grace: float) -> None:
         deadline = time.monotonic() + grace
-        if running.deadline is None:
+        if running.deadline is None and grace > 0:  # without grace there is nothing to say first
             for pid in descendants(processes(), [running.pid]):
                 send_signal(pid, signal.SIGTERM)
-        elif running.deadline <= deadline:
+        elif running.deadline is not None and running.deadline <= deadline:
             return
         running.reason = reason
         running.deadline = deadline
