@@ -17,6 +17,7 @@ from flytekit.configuration import Config
 from flytekit.remote import FlyteRemote, FlyteWorkflowExecution
 
 from .instance import DEFAULT_PORT, Instance, is_free, running
+from .plugged import Plugged, plugged_platform
 
 PROJECT = "flytesnacks"
 DOMAIN = "development"
@@ -43,6 +44,13 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
     data_dir.mkdir(parents=True)
     port = DEFAULT_PORT if is_free(DEFAULT_PORT) else 0
     with running(Instance(data_dir, base / "home of a user", port=port)) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def plugged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plugged]:
+    """Another platform, with connectors and secrets."""
+    with plugged_platform(tmp_path_factory.mktemp("plugged")) as started:
         yield started
 
 
