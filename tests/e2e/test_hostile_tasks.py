@@ -56,7 +56,7 @@ def ended(
     [
         ("gigabyte of outputs", "OutputSizeExceeded", "1024.0 MiB", "FlyteFile"),
         ("gigabyte of error", "ErrorFileTooLarge", "error.pb", "shorten"),
-        ("gigabyte of futures", "", "futures.pb", ""),
+        ("gigabyte of futures", "DynamicWorkflowBuildFailed", "more than 67108864 bytes", "dynamic task"),
         ("corrupt outputs", "OutputsCorrupt", "outputs.pb", "nothing but flytekit"),
         ("cut outputs", "OutputsCorrupt", "outputs.pb", "nothing but flytekit"),
         ("corrupt error", "ErrorFileBadFormat", "error.pb", "nothing but flytekit"),

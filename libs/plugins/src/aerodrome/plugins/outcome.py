@@ -83,6 +83,17 @@ def error_file_vanished(output_prefix: str) -> Failure:
     )
 
 
+def error_file_too_large(why: str) -> errors_pb2.ErrorDocument:
+    """What stands for an error document that is too large to be read; `why` says where it is and how large."""
+    error = errors_pb2.ContainerError(
+        code="ErrorFileTooLarge",
+        message=f"the task failed, and the error that it reports is too large to be read: {why}",
+        kind=errors_pb2.ContainerError.NON_RECOVERABLE,
+        origin=execution_pb2.ExecutionError.USER,
+    )
+    return errors_pb2.ErrorDocument(error=error)
+
+
 def reported(error: errors_pb2.ContainerError) -> Failure:
     """The failure that a task reports in its error document."""
     return Failure(

@@ -61,6 +61,8 @@ _WORK = "work"
 """Key of a node's memo: the task of this process that does the attempt, while it does."""
 _KILLED = "oom-killed"
 """Object beside the results of an attempt that was ended for lack of memory."""
+_MAX_ERROR_BYTES = 16 << 20
+"""Largest error document that is read."""
 _TAIL_LINES = 30
 _TRIES = 5
 
@@ -456,11 +458,11 @@ class TaskHandler:
 
     async def _error_document(self, run: Run, reference: str) -> tuple[errors_pb2.ErrorDocument | None, bool]:
         try:
-            data = await run.literals.storage.read(reference, limit_bytes=max(self._max_output_bytes, 16 << 20))
+            data = await run.literals.storage.read(reference, limit_bytes=_MAX_ERROR_BYTES)
         except NotFound:
             return None, False
-        except ResourceExhausted:
-            return None, True
+        except ResourceExhausted as error:
+            return outcome.error_file_too_large(error.message), False
         try:
             return errors_pb2.ErrorDocument.FromString(data), False
         except DecodeError:
