@@ -303,18 +303,6 @@ class SchedulerConfig(Section):
     event_scheduler: EventSchedulerConfig = EventSchedulerConfig()
 
 
-class EmailerConfig(Section):
-    subject: str = ""
-    sender: str = ""
-    body: str = ""
-
-
-class NotificationsConfig(Section):
-    type: str = "local"
-    region: str = ""
-    emailer: EmailerConfig = EmailerConfig()
-
-
 class SeedProject(Section):
     name: str
     description: str = ""
@@ -375,7 +363,6 @@ class AdminConfig(Section):
     bus: BusConfig = BusConfig()
     external_events: ExternalEventsConfig = ExternalEventsConfig()
     cloud_events: CloudEventsConfig = CloudEventsConfig()
-    notifications: NotificationsConfig = NotificationsConfig()
     logger: LoggerConfig = LoggerConfig()
     otel: TelemetryConfig = TelemetryConfig()
     flyte: SingleBinary = SingleBinary()

@@ -204,6 +204,20 @@ def scheduler_serve(config_files: tuple[Path, ...]) -> None:
     _run(serve(config_files, {}))
 
 
+@main.group()
+def notifier() -> None:
+    """The notifier by itself."""
+
+
+@notifier.command("serve")
+@config_option
+def notifier_serve(config_files: tuple[Path, ...]) -> None:
+    """Tell people and systems how executions ended (gRPC 8093 by default); any number of replicas."""
+    from aerodrome.notifier.main import serve
+
+    _run(serve(config_files, {}))
+
+
 async def _up(
     data_dir: Path,
     host: str,

@@ -12,6 +12,7 @@ import yaml
 
 from aerodrome.admin.config import AdminConfig
 from aerodrome.datacatalog.config import CatalogConfig
+from aerodrome.notifier.config import NotifierConfig
 from aerodrome.propeller.config import PropellerConfig
 from aerodrome.scheduler.config import SchedulerConfig
 from aerodrome.stdlib.config import load
@@ -28,6 +29,7 @@ class SandboxConfig:
     propeller: PropellerConfig
     catalog: CatalogConfig
     scheduler: SchedulerConfig
+    notifier: NotifierConfig
 
     @property
     def loopback(self) -> bool:
@@ -79,6 +81,7 @@ def read(
         propeller=load(PropellerConfig, layers),
         catalog=load(CatalogConfig, layers),
         scheduler=load(SchedulerConfig, layers),
+        notifier=load(NotifierConfig, layers),
     )
 
 

@@ -19,6 +19,7 @@ from aerodrome.admin.main import Admin
 from aerodrome.admin.managers.announcing import open_outside
 from aerodrome.admin.rpc.catalog_client import CatalogClient
 from aerodrome.datacatalog import main as datacatalog
+from aerodrome.notifier import main as notifying
 from aerodrome.plugins.api import TaskContext
 from aerodrome.plugins.names import generated_name, pod_name
 from aerodrome.propeller.main import Propeller, local_runtime
@@ -65,6 +66,7 @@ class Platform:
             await migrate(database, _MIGRATIONS, service="admin")
             await migrate(database, scheduling.MIGRATIONS, service=scheduling.SERVICE)
             await migrate(database, datacatalog.MIGRATIONS, service=datacatalog.SERVICE)
+            await migrate(database, notifying.MIGRATIONS, service=notifying.SERVICE)
             signer = LocalSigner(key_at(config.data_dir / "signing.key"), self._public_url, self._clock)
             storage = await stack.enter_async_context(
                 open_storage(config.admin.storage, clock=self._clock, signer=signer)
@@ -96,6 +98,16 @@ class Platform:
             )
             for add_to_server, servicer in scheduler.services():
                 server.add(add_to_server, servicer)
+            notifier = notifying.Notifier(
+                config.notifier,
+                database=database,
+                bus=bus,
+                clock=self._clock,
+                telemetry=telemetry,
+                public_url=self._public_url,
+            )
+            for add_to_server, servicer in notifier.services():
+                server.add(add_to_server, servicer)
             catalog = datacatalog.DataCatalog(
                 config.catalog,
                 database=database,
@@ -117,6 +129,7 @@ class Platform:
                 self._port = port.port
                 await admin.prepare()
                 await scheduler.prepare()
+                await notifier.prepare()
                 serving.push_async_callback(port.stop)
                 await server.start()
                 serving.push_async_callback(server.stop)
@@ -136,6 +149,7 @@ class Platform:
                     telemetry_task = group.create_task(telemetry.run(), name="telemetry")
                     propeller_task = group.create_task(propeller.run(), name="propeller")
                     scheduler_task = group.create_task(scheduler.run(), name="scheduler")
+                    notifier_task = group.create_task(notifier.run(), name="notifier")
                     catalog_task = group.create_task(catalog.run(), name="datacatalog")
                     self._on_ready(port.port)
                     try:
@@ -145,7 +159,8 @@ class Platform:
                         await server.set_serving(False)
                         propeller_task.cancel()
                         scheduler_task.cancel()
-                        await asyncio.wait([propeller_task, scheduler_task])
+                        notifier_task.cancel()
+                        await asyncio.wait([propeller_task, scheduler_task, notifier_task])
                         catalog_task.cancel()
                         admin_task.cancel()
                         telemetry_task.cancel()
