@@ -328,31 +328,27 @@ class TestTrouble:
         assert decision.outcome == messages.OUTCOME_FAILED
         assert "not active" in decision.reason
 
-    @pytest.mark.parametrize(
-        ("annotations", "problem"),
-        [
+    async def test_an_unusable_schedule_harms_only_itself_and_says_so(self, world: World) -> None:
+        problems: list[tuple[dict[str, str], str]] = [
             ({"aerodrome/misfire": "sometimes"}, "aerodrome/misfire cannot be 'sometimes'"),
             ({"aerodrome/time-zone": "Mars/Base"}, "'Mars/Base' is no time zone"),
             ({"aerodrome/misfire-cap": "0"}, "misfire-cap cannot be '0'"),
             ({"aerodrome/misfire-grace": "soon"}, "misfire-grace cannot be 'soon'"),
             ({"aerodrome/misfire-rate": "nan"}, "misfire-rate cannot be 'nan'"),
-        ],
-    )
-    async def test_an_unusable_schedule_harms_only_itself_and_says_so(
-        self, world: World, annotations: dict[str, str], problem: str
-    ) -> None:
-        await world.launch_plan(cron("* * * * *"), name="broken", annotations=annotations)
+        ]
+        for number, (written, _) in enumerate(problems):
+            await world.launch_plan(cron("* * * * *"), name=f"broken-{number}", annotations=written)
         await world.launch_plan(cron("* * * * *"), name="lp")
         scheduler = await ready(world)
         await world.pass_time(scheduler, START + MINUTE)
-        assert await world.slots("broken") == []
-        assert await world.slots("lp") == minutes(1, 1)
-        seen = await schedule(world, scheduler, "broken")
-        assert problem in seen.problem
-        assert not seen.HasField("next_slot")
-        (decision,) = await decisions(world, scheduler, "broken")
-        assert decision.outcome == messages.OUTCOME_UNUSABLE
-        assert problem in decision.reason
+        assert await world.slots() == await world.slots("lp") == minutes(1, 1)
+        for number, (_, problem) in enumerate(problems):
+            seen = await schedule(world, scheduler, f"broken-{number}")
+            assert problem in seen.problem
+            assert not seen.HasField("next_slot")
+            (decision,) = await decisions(world, scheduler, f"broken-{number}")
+            assert decision.outcome == messages.OUTCOME_UNUSABLE
+            assert problem in decision.reason
 
     async def test_a_slot_that_was_created_and_not_recorded_is_found_by_its_name(self, world: World) -> None:
         await world.launch_plan(cron("* * * * *"))
