@@ -236,6 +236,7 @@ async def _register(stub: Any) -> dict[str, Any]:
     template.interface.inputs.variables["a"].type.simple = INTEGER
     template.interface.outputs.variables["o0"].type.simple = INTEGER
     template.container.image = "python"
+    template.container.args.append("run")
     await stub.CreateTask(task)
     await stub.CreateWorkflow(_workflow("w", 1))
     plan = LaunchPlanCreateRequest(id=_key(ResourceType.LAUNCH_PLAN, "lp"))

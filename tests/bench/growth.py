@@ -726,6 +726,25 @@ async def serving(database: Any) -> AsyncIterator[tuple[Any, Recording]]:
         yield AdminServiceStub(channel), recording  # type: ignore[no-untyped-call]
 
 
+async def summary(size: Size, data_dir: Path | None) -> dict[str, Any]:
+    """What `make bench` shows of all queries: how many, how many too slow, the slowest, and the space of indexes."""
+    with tempfile.TemporaryDirectory(prefix="aerodrome-growth-") as temporary:
+        directory = data_dir or Path(temporary)
+        directory.mkdir(parents=True, exist_ok=True)
+        async with grown(directory, size, lambda _: None) as database, serving(database) as (stub, recording):
+            space = await index_bytes(database)
+            timings = [timing async for timing in measure(stub, recording)]
+    slowest = max(timings, key=lambda timing: timing.at(0.95))
+    return {
+        "queries": len(timings),
+        "late": sum(timing.at(0.95) > GOAL_MS for timing in timings),
+        "deep": sum(timing.page >= DEEP_PAGE for timing in timings),
+        "slowest": f"{slowest.query}, page {slowest.page}",
+        "slowest_p95_ms": slowest.at(0.95),
+        "index_bytes": space["index_bytes"],
+    }
+
+
 async def run(arguments: argparse.Namespace, tell: Callable[[str], None]) -> None:
     """Fill, ask, print."""
     size = Size(arguments.executions, arguments.nodes)

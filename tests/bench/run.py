@@ -21,7 +21,9 @@ from pathlib import Path
 
 import bus
 import caching
+import control_plane
 import engine_only
+import growth
 import journal
 import scheduling
 from platform_under_test import Platform, Usage
@@ -181,11 +183,61 @@ def schedules() -> Iterator[Figure]:
     yield Figure(f"schedules fired, {figures.schedules:,} due at once", figures.fired_per_second, "/s")
 
 
+@dataclass(frozen=True)
+class Extent:
+    """How much the long measures measure: a run over everything is to take minutes."""
+
+    load_minutes: float = 0.3
+    grown: int = 50_000
+    grown_dir: Path | None = None
+
+
+extent = Extent()
+
+
+def launches() -> Iterator[Figure]:
+    """The control plane over gRPC from another process, with nobody to run what is launched."""
+    logger.configure(LoggerConfig(level=3))
+    load = control_plane.Load(minutes=extent.load_minutes)
+    figures = asyncio.run(control_plane.measure(load))
+    yield Figure(
+        f"registration of a workflow of {control_plane.WIDE_NODES:,} nodes", figures["register_s"], "s", at_most=5,
+        note=f"the first one {figures['register_first_s']:.2f} s",
+    )  # fmt: skip
+    in_flight = control_plane.IN_FLIGHT
+    yield Figure(f"CreateExecution, {in_flight} in flight", figures["create_per_second"], "/s", at_least=300)
+    yield Figure("  p99 meanwhile", figures["create_p99_ms"], "ms", at_most=250)
+    yield Figure(f"GetExecution, {in_flight} in flight", figures["get_per_second"], "/s", at_least=1_500)
+    yield Figure(
+        f"memory that {extent.load_minutes:g} minutes of mixed load leave behind", figures["memory_growth_mb"], "MB",
+        note=f"{figures['memory_before_mb']:.0f} MB before",
+    )  # fmt: skip
+    yield Figure(
+        "CreateExecution during a sweep, p99", figures["swept_p99_ms"], "ms",
+        at_most=figures["paced_alone_p99_ms"] + 100,
+        note=f"{figures['paced_alone_p99_ms']:.1f} ms without; it deleted {figures['swept_per_second']:g}/s",
+    )  # fmt: skip
+
+
+def lists() -> Iterator[Figure]:
+    """What stock clients ask, on a database that has grown."""
+    logger.configure(LoggerConfig(level=3))
+    figures = asyncio.run(growth.summary(growth.Size(executions=extent.grown), extent.grown_dir))
+    yield Figure(
+        f"lists on {extent.grown:,} executions, slowest p95 of {figures['queries']}", figures["slowest_p95_ms"], "ms",
+        at_most=growth.GOAL_MS,
+        note=f"{figures['slowest']}; {figures['late']} over, {figures['deep']} at page {growth.DEEP_PAGE:,}",
+    )  # fmt: skip
+    yield Figure("  indexes of a node execution", figures["index_bytes"], "bytes")
+
+
 WITHOUT_PLATFORM: dict[str, Callable[[], Iterator[Figure]]] = {
     "engine": engine,
     "journal": journaling,
     "messages": messages,
     "schedules": schedules,
+    "launches": launches,
+    "lists": lists,
 }
 ON_PLATFORM: dict[str, Callable[[Platform], Iterator[Figure]]] = {
     "first_execution": first_execution,
@@ -204,7 +256,13 @@ def main() -> None:
     every = ["cold_start", *ON_PLATFORM, *WITHOUT_PLATFORM]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default=",".join(every), help="measures, separated by commas")
-    wanted = parser.parse_args().only.split(",")
+    parser.add_argument("--load-minutes", type=float, default=Extent.load_minutes, help="over which memory is watched")
+    parser.add_argument("--grown", type=int, default=Extent.grown, help="executions of the database that lists are of")
+    parser.add_argument("--grown-dir", type=Path, help="where that database stays, to be used again")
+    arguments = parser.parse_args()
+    global extent
+    extent = Extent(arguments.load_minutes, arguments.grown, arguments.grown_dir)
+    wanted = arguments.only.split(",")
     if unknown := set(wanted) - set(every):
         parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(every)}")
     _print(_about_machine())
