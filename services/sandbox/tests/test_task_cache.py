@@ -156,6 +156,23 @@ async def test_a_result_whose_file_is_gone_is_a_miss_and_is_replaced(world: Worl
     assert isinstance(await world.cache.look_up(key), Hit)
 
 
+async def test_a_result_of_which_a_literal_is_gone_is_a_miss_and_is_replaced(world: World) -> None:
+    template = task()
+    template.interface.outputs.variables["o"].CopyFrom(typed(types_pb2.STRING))
+    key = await world.cache.key(template, literals(x=1))
+    assert key is not None
+    large = literals_pb2.LiteralMap()
+    large.literals["o"].scalar.primitive.string_value = "x" * 10_000
+    await world.cache.store(key, large, PRODUCER)
+    (blob,) = [reference async for reference, _ in world.storage.list("mem://plane")]
+    await world.storage.delete(blob)
+    missed = await world.cache.look_up(key)
+    assert isinstance(missed, Miss)
+    assert missed.replace
+    await world.cache.store(key, large, PRODUCER, replace=missed.replace)
+    assert isinstance(await world.cache.look_up(key), Hit)
+
+
 async def test_a_result_that_is_too_old_or_does_not_fit_is_a_miss(world: World) -> None:
     key = await world.key()
     await world.cache.store(key, literals(o=1), PRODUCER)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from flyteidl.core import identifier_pb2, interface_pb2, literals_pb2, tasks_pb2, types_pb2
@@ -91,6 +92,13 @@ def tag_name(inputs: literals_pb2.LiteralMap, ignored: Iterable[str] = ()) -> st
 
 def interface_hash(variables: interface_pb2.VariableMap) -> str:
     """The first 8 characters of the hash of one side of an interface, without what does not change its meaning."""
+    return _interface_hash(variables.SerializeToString(deterministic=True))
+
+
+@lru_cache(maxsize=1024)
+def _interface_hash(serialized: bytes) -> str:
+    """Kept, because the items of a map and the runs of a task share their interface."""
+    variables = interface_pb2.VariableMap.FromString(serialized)
     stripped = interface_pb2.VariableMap(
         variables={name: _stripped_variable(variable) for name, variable in variables.variables.items()}
     )

@@ -21,6 +21,7 @@ from flyteidl.datacatalog import datacatalog_pb2
 from flyteidl.datacatalog.datacatalog_pb2_grpc import DataCatalogStub
 
 from aerodrome.compiler.types import InvalidLiteralType, castable, literal_type
+from aerodrome.idl.catalog.v1.catalog_pb2 import BrokenEntry
 from aerodrome.plugins.catalog_key import CacheKey, cache_key
 from aerodrome.plugins.references import missing_references
 from aerodrome.stdlib.clock import Clock
@@ -59,6 +60,8 @@ _LARGE_INPUT_BYTES = 64 * 2**10
 """Inputs of this size are hashed in a thread."""
 _POLL_SECONDS = 2.0
 """Longest between two looks at what another process computes; within one process the waiting are told."""
+_STORE_PATIENCE = timedelta(seconds=5)
+"""How long a catalog that does not answer is asked to keep or release something: a task that is done waits for it."""
 _PASSING = (Unavailable, DeadlineExceeded, Cancelled, Conflict)
 
 
@@ -172,8 +175,10 @@ class TaskCache:
         try:
             artifact = (await self._call(self._catalog.GetArtifact, request)).artifact
         except NotFound as error:
-            gone = " its data is gone" in error.message
-            return Miss(replace=gone, why=error.message)
+            broken = any(isinstance(detail, BrokenEntry) for detail in error.details)
+            if broken:
+                log.warning("a cached result is gone, so it counts as a miss", tag=key.tag, reason=error.message)
+            return Miss(replace=broken, why=error.message)
         known = artifact.metadata.key_map
         if self._max_age and self._age(artifact) > self._max_age:
             return Miss(replace=True, why=f"the entry is older than {self._max_age}")
@@ -246,7 +251,7 @@ class TaskCache:
         """Give a reservation back; whether the catalog was told: if not, it ends by itself.  Repeatable."""
         request = datacatalog_pb2.ReleaseReservationRequest(reservation_id=_reservation(key), owner_id=owner)
         try:
-            await self._call(self._catalog.ReleaseReservation, request)
+            await self._keep(self._catalog.ReleaseReservation, request)
         except AerodromeError as error:
             log.warning("a reservation is left to run out", tag=key.tag, owner=owner, reason=error.message)
             return False
@@ -337,7 +342,7 @@ class TaskCache:
             dataset=key.dataset, tag_name=key.tag, data=data, metadata=metadata
         )
         try:
-            return str((await self._call(self._catalog.UpdateArtifact, request)).artifact_id)
+            return str((await self._keep(self._catalog.UpdateArtifact, request)).artifact_id)
         except NotFound:
             return ""
 
@@ -359,20 +364,20 @@ class TaskCache:
             await self._make_dataset(key, task_version)
         try:
             try:
-                await self._call(self._catalog.CreateArtifact, request)
+                await self._keep(self._catalog.CreateArtifact, request)
             except NotFound:  # the dataset was there once
                 await self._make_dataset(key, task_version)
-                await self._call(self._catalog.CreateArtifact, request)
+                await self._keep(self._catalog.CreateArtifact, request)
         except AlreadyExists:
             log.debug("a result is cached already", tag=key.tag)
             return ""
         if self._tags_with_artifacts:
             return artifact_id
         try:
-            await self._call(self._catalog.AddTag, datacatalog_pb2.AddTagRequest(tag=tag))
+            await self._keep(self._catalog.AddTag, datacatalog_pb2.AddTagRequest(tag=tag))
         except AlreadyExists:
             tagged = datacatalog_pb2.GetArtifactRequest(dataset=key.dataset, tag_name=key.tag)
-            winner = str((await self._call(self._catalog.GetArtifact, tagged)).artifact.id)
+            winner = str((await self._keep(self._catalog.GetArtifact, tagged)).artifact.id)
             self._tags_with_artifacts = winner == artifact_id
             return winner
         return artifact_id
@@ -381,16 +386,20 @@ class TaskCache:
         metadata = datacatalog_pb2.Metadata(key_map={TASK_VERSION: task_version})
         dataset = datacatalog_pb2.Dataset(id=key.dataset, metadata=metadata)
         try:
-            await self._call(self._catalog.CreateDataset, datacatalog_pb2.CreateDatasetRequest(dataset=dataset))
+            await self._keep(self._catalog.CreateDataset, datacatalog_pb2.CreateDatasetRequest(dataset=dataset))
         except AlreadyExists:
             pass
         self._datasets[_identity(key)[:-1]] = None
         while len(self._datasets) > 10_000:
             self._datasets.pop(next(iter(self._datasets)))
 
-    async def _call(self, method: Callable[..., Awaitable[T]], request: object) -> T:
+    async def _keep(self, method: Callable[..., Awaitable[T]], request: object) -> T:
+        """`_call`, for what no task depends on."""
+        return await self._call(method, request, min(self._patience, _STORE_PATIENCE))
+
+    async def _call(self, method: Callable[..., Awaitable[T]], request: object, patience: timedelta | None = None) -> T:
         """Ask the catalog, again and again while it does not answer.  Raises its error as ours."""
-        deadline = self._clock.boottime() + self._patience.total_seconds()
+        deadline = self._clock.boottime() + (self._patience if patience is None else patience).total_seconds()
         delay = 0.05
         while True:
             try:

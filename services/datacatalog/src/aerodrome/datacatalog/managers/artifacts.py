@@ -18,6 +18,7 @@ from aerodrome.datacatalog.managers.counting import Counting
 from aerodrome.datacatalog.managers.datasets import shown, stored
 from aerodrome.datacatalog.repositories.artifacts import ArtifactRepository, Kept
 from aerodrome.datacatalog.transformers.catalog import artifact, kept, source
+from aerodrome.idl.catalog.v1.catalog_pb2 import BrokenEntry
 from aerodrome.stdlib.clock import Clock
 from aerodrome.stdlib.errors import AlreadyExists, DataLoss, Internal, InvalidArgument, NotFound
 from aerodrome.stdlib.logger import get_logger
@@ -85,7 +86,10 @@ class ArtifactManager:
         self._counting.add("create_artifact", "created")
 
     async def get(self, request: catalog.GetArtifactRequest) -> catalog.Artifact:
-        """An artifact by id or tag, with its data.  One of which a blob is gone is NotFound too, and says so."""
+        """An artifact by id or tag, with its data.  One of which a blob is gone is NotFound too, and says so.
+
+        The error has a BrokenEntry then: who stores the result anew has to update the artifact, which keeps its tag.
+        """
         kind = request.WhichOneof("query_handle")
         row = await self._find(request, kind)
         try:
@@ -93,7 +97,10 @@ class ArtifactManager:
         except NotFound as error:
             self._counting.add("get_artifact", "data_gone")
             log.warning("an artifact's data is gone", artifact=row["artifact_id"], reason=error.message)
-            raise NotFound(f"artifact {row['artifact_id']} is there but its data is gone: {error.message}") from error
+            broken = BrokenEntry(missing=[each.location for each in kept(row) if each.location][:1])
+            raise NotFound(
+                f"artifact {row['artifact_id']} is there but its data is gone: {error.message}", [broken]
+            ) from error
         self._counting.add("get_artifact", "found")
         return found
 
