@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from flyteidl.core.identifier_pb2 import WorkflowExecutionIdentifier
 
 from aerodrome.admin.domain.phases import WORKFLOW_NAMES, WORKFLOW_TERMINAL
-from aerodrome.admin.domain.validation import check_execution_id, not_found
+from aerodrome.admin.domain.validation import check_execution_id, check_text, not_found
 from aerodrome.admin.managers.journal import JournalWriter
 from aerodrome.admin.managers.recording import Told
 from aerodrome.admin.repositories.children import ChildRepository
@@ -86,6 +86,7 @@ class ChildManager:
         """A page of the nodes of an earlier execution.  Raises InvalidArgument, NotFound."""
         identifier = WorkflowExecutionIdentifier(project=request.project, domain=request.domain, name=request.name)
         check_execution_id(identifier)
+        check_text("token", request.token)
         if request.limit > MOST_RECALLED:
             raise InvalidArgument(f"limit is {request.limit}, at most {MOST_RECALLED} nodes fit on a page")
         limit = request.limit or MOST_RECALLED
