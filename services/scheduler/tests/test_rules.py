@@ -264,7 +264,7 @@ POLICIES = st.builds(
     Policy,
     st.sampled_from(Misfire),
     st.sampled_from([1, 3, 1000]),
-    st.sampled_from([timedelta(minutes=20), timedelta(days=7)]),
+    st.sampled_from([MINUTE, timedelta(minutes=20), timedelta(days=7)]),
     st.sampled_from([timedelta(0), timedelta(seconds=30), 5 * MINUTE]),
 )
 RUNS = st.sampled_from([parse("* * * * *"), parse("*/7 * * * *"), Rate(MINUTE, ANCHOR), Rate(25 * MINUTE, ANCHOR)])

@@ -78,7 +78,7 @@ def judge(schedule: Schedule, decided: datetime, now: datetime, policy: Policy, 
     following = schedule.next(first)
     if first >= on_time_from and (following is None or following > now):
         return Due((first,), None)
-    due = latest_slots(schedule, max(decided, now - policy.window), now, policy.cap)
+    due = latest_slots(schedule, max(decided, now - max(policy.window, policy.grace)), now, policy.cap)
     on_time = tuple(slot for slot in due if slot >= on_time_from)
     if policy.misfire is Misfire.NONE:
         fire = on_time

@@ -212,6 +212,8 @@ class FiringManager:
                 stale.gone = True
             return
         job = self._schedules.get(known.id)
+        if job is not None and job.known.plan == known.plan and known.decided_until <= job.decided:
+            return  # it has its place in the queues
         try:
             settings = settings_of(known.plan, self._defaults, self._section.time_zone)
         except InvalidArgument as error:  # the settings of this process differ from those of who learned of it
