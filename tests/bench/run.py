@@ -22,12 +22,13 @@ from pathlib import Path
 import bus
 import caching
 import control_plane
+import data_plane
 import engine_only
 import growth
 import journal
 import scheduling
 from platform_under_test import Platform, Usage
-from shapes import CHAIN, FAN
+from shapes import CHAIN, ECHO_ITEMS, ECHOES, FAN, ITEMS
 
 from aerodrome.stdlib import logger
 from aerodrome.stdlib.config import LoggerConfig
@@ -149,6 +150,40 @@ def loop_lag(platform: Platform) -> Iterator[Figure]:
     yield Figure("loop lag, maximum", platform.loop_lag_max_seconds() * 1000, "ms", at_most=100)
 
 
+def echoes(platform: Platform) -> Iterator[Figure]:
+    """A graph without any work in it, every event of every node persisted."""
+    workflow = data_plane.register_echoes(platform, ECHOES)
+    with platform.watched() as usage:
+        taken = data_plane.run(platform, workflow, data_plane.one())
+    yield Figure(f"fan-out of {ECHOES:,} echo tasks", ECHOES / taken, "nodes/s", at_least=1_000, note=f"{taken:.1f} s")
+    yield _cpu("echoed node", usage, ECHOES)
+
+
+def map_of_echoes(platform: Platform) -> Iterator[Figure]:
+    """The largest map that is meant to be usual, without any work in its items."""
+    workflow = data_plane.register_map(platform)
+    data_plane.run(platform, workflow, data_plane.many(10))
+    with platform.watched() as usage:
+        taken = data_plane.run(platform, workflow, data_plane.many(ECHO_ITEMS))
+    yield Figure(f"map of {ECHO_ITEMS:,} echo tasks", taken, "s", at_most=300)
+    yield _cpu("echoed item", usage, ECHO_ITEMS)
+    yield Figure("  peak memory meanwhile (PSS)", usage.peak_mb, "MB", at_most=1_000)
+
+
+def map_of_tasks(platform: Platform) -> Iterator[Figure]:
+    """What each further item of a map of Python functions adds."""
+    one = statistics.median(
+        data_plane.run(platform, "workflows.mapped", data_plane.many(1, name="values")) for _ in range(5)
+    )
+    with platform.watched() as usage:
+        taken = data_plane.run(platform, "workflows.mapped", data_plane.many(ITEMS, name="values"))
+    yield Figure(
+        f"map of {ITEMS:,} Python tasks, added per item", (taken - one) / (ITEMS - 1) * 1000, "ms", at_most=20,
+        note=f"{one:.2f} s for one",
+    )  # fmt: skip
+    yield _cpu("mapped item", usage, ITEMS)
+
+
 def engine() -> Iterator[Figure]:
     """No IO: bindings, branches, retries."""
     figures = engine_only.measure()
@@ -248,6 +283,9 @@ ON_PLATFORM: dict[str, Callable[[Platform], Iterator[Figure]]] = {
     "burst": burst,
     "cache_hit": cache_hit,
     "loop_lag": loop_lag,
+    "echoes": echoes,
+    "map_of_echoes": map_of_echoes,
+    "map_of_tasks": map_of_tasks,
 }
 
 

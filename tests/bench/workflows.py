@@ -1,6 +1,6 @@
 """What the benchmark runs: tasks that do next to nothing, so that what is measured is the platform."""
 
-from flytekit import task, workflow
+from flytekit import map_task, task, workflow
 from shapes import CHAIN, FAN
 
 
@@ -34,3 +34,8 @@ def chain(value: int = 0) -> int:
 @workflow
 def fan_out(value: int = 0) -> int:
     return join(values=[inc(value=value) for _ in range(FAN)])
+
+
+@workflow
+def mapped(values: list[int]) -> list[int]:
+    return map_task(inc)(value=values)
