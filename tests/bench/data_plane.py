@@ -1,4 +1,4 @@
-"""Workflows as large as nobody writes them by hand, of tasks that do nothing: registered as protobuf, measured by run.py.
+"""Workflows as large as nobody writes them by hand, of tasks that do nothing: registered as protobuf.
 
 What they measure is the engine, its journal and the rows behind the API, every event of every node persisted.
 """
