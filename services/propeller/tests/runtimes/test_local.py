@@ -16,7 +16,7 @@ import pytest
 from aerodrome.plugins.api import ErrorKind
 from aerodrome.plugins.config import K8sPluginConfig
 from aerodrome.plugins.status import judge
-from aerodrome.propeller.runtimes import LocalRuntime
+from aerodrome.propeller.runtimes import LocalRuntime, Pod
 from aerodrome.stdlib.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, Unavailable
 
 from .harness import Open, appears, carriers, gone, make_pod, run_pod, say_pid, terminated, until
@@ -489,3 +489,31 @@ async def test_memory_that_nobody_asked_for_limits_nothing(runtime: LocalRuntime
     known = await runtime.get("tests", "free")
     assert known is not None
     assert known["status"]["phase"] == "Running"
+
+
+def with_volume(pod: Pod, volume: str, path: str) -> Pod:
+    pod["spec"]["volumes"] = [{"name": volume, "emptyDir": {}}]
+    pod["spec"]["containers"][0]["volumeMounts"] = [{"name": volume, "mountPath": path}]
+    return pod
+
+
+async def test_a_volume_that_begins_empty_is_a_folder_until_the_pod_is_deleted(runtime: LocalRuntime) -> None:
+    assert await runtime.list() == []  # it is open
+    folder = runtime.volume("tests", "volumes", "scratch")
+    folder.mkdir(parents=True)
+    (folder / "given").write_text("before")
+    command = ["sh", "-ec", "cd /var/scratch; cat given; echo after > /var/scratch/made; ls $PLACE"]
+    pod = make_pod("volumes", command, env={"PLACE": "/var/scratch"})
+    await run_pod(runtime, with_volume(pod, "scratch", "/var/scratch/"))
+    assert await runtime.tail("tests", "volumes") == "beforegiven\nmade"
+    assert (folder / "made").read_text() == "after\n"
+    assert " " not in str(folder), "a shell would take it apart"
+    await runtime.delete("tests", "volumes")
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("name", ["../outside", "..", "a/b"])
+async def test_a_volume_cannot_be_outside(runtime: LocalRuntime, name: str) -> None:
+    pod = await run_pod(runtime, with_volume(make_pod("bad", ["ls", "/nonexistent-mount"]), name, "/nonexistent-mount"))
+    assert pod["status"]["phase"] == "Failed"
+    assert "/nonexistent-mount" in await runtime.tail("tests", "bad")

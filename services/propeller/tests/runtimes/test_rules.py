@@ -241,3 +241,20 @@ def test_memory_is_never_promised_twice(held: list[Holder], wanted: int) -> None
 @given(st.integers(0, 1 << 60))
 def test_who_is_alone_always_enters(wanted: int) -> None:
     assert may_enter([], 1, 16, wanted)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("/var/in", "/x y/1"),
+        ("/var/in/a", "/x y/1/a"),
+        ("cat /var/in/a > /var/in/out/b", "cat /x y/1/a > /2/b"),
+        ("--in=/var/in", "--in=/x y/1"),
+        ("/var/inputs", "/var/inputs"),
+        ("/else/var/in", "/else/var/in"),
+        ("'/var/in':'/var/in/out'", "'/x y/1':'/2'"),
+        ("nothing", "nothing"),
+    ],
+)
+def test_paths_of_volumes_are_replaced_where_they_stand_as_such(text: str, expected: str) -> None:
+    assert pods.relocated(text, {"/var/in": "/x y/1", "/var/in/out": "/2"}) == expected

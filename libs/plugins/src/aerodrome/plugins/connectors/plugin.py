@@ -28,6 +28,7 @@ _GOING: Final[Mapping[int, Phase]] = {
     _T.RUNNING: Phase.RUNNING,
     _T.SUCCEEDED: Phase.SUCCEEDED,
 }
+_FAILED: Final = frozenset({_T.FAILED, _T.ABORTED, _T.RETRYABLE_FAILED})
 _BY_STATE: Final[Mapping[int, int]] = {
     agent_pb2.PENDING: _T.INITIALIZING,
     agent_pb2.RUNNING: _T.RUNNING,
@@ -154,7 +155,7 @@ def _outcome(resource: agent_pb2.Resource) -> Outcome:
         info = PhaseInfo(_GOING[phase], reason=message, logs=logs, custom_info=custom_info)
         outputs = resource.outputs if resource.HasField("outputs") else None
         return Outcome(info, outputs if info.phase is Phase.SUCCEEDED else None)
-    if phase == _T.UNDEFINED:
+    if phase not in _FAILED:
         why = f"the connector gave a phase without meaning ({resource.phase}, state {resource.state}): {message}"
         return Outcome(failed(Failure(FAILED_WITH_ERROR, why, ErrorKind.SYSTEM, retryable=True)))
     failure = Failure(

@@ -456,7 +456,10 @@ class LocalRuntime:
         return await asyncio.to_thread(self._secrets.deliver, wanted, folder) if wanted else Delivery()
 
     def volume(self, namespace: str, name: str, volume: str) -> Path:
-        """Where a volume of a pod is that begins empty; it may be filled before the pod starts, and goes with it."""
+        """Where a volume of a pod is that begins empty; it may be filled before the pod starts, and goes with it.
+
+        To be asked once the runtime is open, as it is when any other of its methods has answered.
+        """
         return self._directory.volumes(pods.key_of({"metadata": {"namespace": namespace, "name": name}})) / volume
 
     def mask(self, text: str) -> str:

@@ -231,7 +231,10 @@ def _mounts(spec: Mapping[str, Any], container: Mapping[str, Any]) -> dict[str, 
     return {
         str(mount["mountPath"]).rstrip("/"): str(mount["name"])
         for mount in mounted
-        if str(mount.get("name")) in empty and str(mount.get("mountPath") or "/").rstrip("/")
+        if str(mount.get("name")) in empty
+        and _NAME.fullmatch(str(mount["name"]))
+        and ".." not in str(mount["name"])
+        and str(mount.get("mountPath") or "/").rstrip("/")
     }
 
 

@@ -21,6 +21,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import stat
 import uuid
@@ -33,10 +34,13 @@ from aerodrome.propeller.runtimes import zygote
 from aerodrome.propeller.runtimes.pods import Key, Pod, key_of
 from aerodrome.stdlib.errors import AerodromeError, FailedPrecondition
 from aerodrome.stdlib.logger import get_logger
+from aerodrome.stdlib.rpc.runtime_dir import runtime_dir
 
 log = get_logger(__name__)
 
 _BESIDE = (".pid", ".exit", ".leaving")
+_PLAIN_PATH = re.compile(r"[\w./+:@%-]+", re.ASCII)
+"""A path that no shell takes apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,7 @@ class Directory:
         self.closed_properly = False
         """Whether its last owner closed it, so that nothing written then can be missing now."""
         self._lock: int | None = None
+        self._volumes = root / "volumes"
 
     def open(self) -> None:
         """Become its owner.  Raises FailedPrecondition if another runtime is."""
@@ -96,6 +101,7 @@ class Directory:
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         self._lock = descriptor
         self.boot = boot_id()
+        self._open_volumes()
         state = zygote.read_json(str(self.root / "state.json")) or {}
         self.identity = state.get("identity") or uuid.uuid4().hex
         self.closed_properly = bool(state.get("closed"))
@@ -106,6 +112,10 @@ class Directory:
         if self._lock is not None:
             if properly:
                 self._write_state(closed=True)
+                if self._volumes.is_symlink():
+                    _unlink(str(self._volumes))
+                    with contextlib.suppress(OSError):
+                        self._volumes.parent.rmdir()
             os.close(self._lock)
             self._lock = None
 
@@ -125,8 +135,18 @@ class Directory:
         return self.root / "work" / key.namespace / key.name
 
     def volumes(self, key: Key) -> Path:
-        """Where an attempt's volumes are."""
-        return self.root / "volumes" / key.namespace / key.name
+        """Where an attempt's volumes are, by a path that needs no quotes in a shell."""
+        return self._volumes / key.namespace / key.name
+
+    def _open_volumes(self) -> None:
+        """Paths of volumes stand in the commands of tasks, so a path with a space in it gets a short name."""
+        self._volumes = self.root / "volumes"
+        if _PLAIN_PATH.fullmatch(str(self._volumes)):
+            return
+        link = runtime_dir(self.root) / "volumes"
+        _unlink(str(link))
+        link.symlink_to(self._volumes)
+        self._volumes = link
 
     def marker(self, key: Key) -> str:
         """What the environment of an attempt's processes says they belong to."""
