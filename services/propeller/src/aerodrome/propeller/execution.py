@@ -198,10 +198,10 @@ class Execution:
             permitted.extend(step.permitted)
             if step.free:
                 await self._free(step)
-            if self._inbox:
+            if self._inbox and len(waiting) < _APPEND_CHUNK:
                 self._apply(engine)
-                if len(waiting) < _APPEND_CHUNK:
-                    continue
+                continue
+            # What was observed since stays in the inbox: the states that are written are those of what was taken.
             if waiting:
                 await self._append(engine, waiting)
                 waiting = []
