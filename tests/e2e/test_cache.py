@@ -6,7 +6,9 @@ A marker file counts the runs of tasks; it is an input that does not count.  Sou
 from __future__ import annotations
 
 import itertools
+import json
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -181,6 +183,20 @@ def test_a_miss_is_explained(registered: Registered, marker: Marker, catalog: An
     error: Any = caught.value
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "has run no task" in error.details()
+
+
+def test_the_cache_is_asked_over_http_too(registered: Registered, marker: Marker, instance: Instance, x: int) -> None:
+    execution = run(registered, marker, "once", x=x)
+    node = {"project": PROJECT, "domain": DOMAIN, "execution": execution.id.name, "nodeId": "n0"}
+    request = urllib.request.Request(
+        f"{instance.url}/api/v1/aerodrome/catalog/Explain",
+        data=json.dumps({"node": node}).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request) as response:
+        answer = json.load(response)
+    assert answer["outcome"] == "OUTCOME_HIT"
+    assert answer["key"]["task"] == "caching.double"
 
 
 def test_what_is_evicted_runs_again(registered: Registered, marker: Marker, catalog: Any, x: int) -> None:
