@@ -29,7 +29,15 @@ from aerodrome.notifier.senders.web import PAGERDUTY_URL, WebSender
 from aerodrome.stdlib import logger, operations
 from aerodrome.stdlib.clock import Clock, SystemClock
 from aerodrome.stdlib.config import load
-from aerodrome.stdlib.errors import AerodromeError, FailedPrecondition, InvalidArgument, NotFound
+from aerodrome.stdlib.errors import (
+    AerodromeError,
+    Conflict,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+)
 from aerodrome.stdlib.logger import get_logger
 from aerodrome.stdlib.postgres.database import Database, create_if_missing
 from aerodrome.stdlib.postgres.migrations import migrate
@@ -176,7 +184,7 @@ class Notifier:
             await self._clock.sleep(_TROUBLE_SECONDS)
 
     async def _handle(self, subscription: Subscription, message: Message) -> None:
-        """Handle a message, however long the database is away; what cannot be read becomes a dead letter."""
+        """Handle a message, however long the database is away; what cannot be handled becomes a dead letter."""
         self._messages.add()
         while True:
             try:
@@ -186,12 +194,17 @@ class Notifier:
                 log.error("announcement cannot be read", id=message.id, attempt=message.attempt, error=error.message)
                 await subscription.nack(message, timedelta(seconds=_TROUBLE_SECONDS))
                 return
-            except AerodromeError as error:
+            except (Unavailable, DeadlineExceeded, Conflict) as error:
                 self._troubles.add()
                 log.warning("announcement postponed", id=message.id, error=error.message)
                 await self._clock.sleep(_TROUBLE_SECONDS)
                 await subscription.extend(message)
                 continue
+            except AerodromeError as error:
+                self._troubles.add()
+                log.error("announcement not handled", id=message.id, attempt=message.attempt, error=error.message)
+                await subscription.nack(message, timedelta(seconds=_TROUBLE_SECONDS))
+                return
             await subscription.ack(message)
             self._handled.add()
             return

@@ -77,7 +77,7 @@ SELECT id, idempotency_key, project, domain, execution, phase, rule, channel, ki
        attempts, created_at, finished_at, due_at, error
   FROM notifier_deliveries
  WHERE id < $1
-   AND ($2 = 0 OR id = $2)
+   AND ($2::bigint = 0 OR id = $2::bigint)
    AND ($3 = '' OR project = $3)
    AND ($4 = '' OR domain = $4)
    AND ($5 = '' OR execution = $5)

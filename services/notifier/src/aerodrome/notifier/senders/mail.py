@@ -182,7 +182,7 @@ class SesSender:
         self._opening = asyncio.Lock()
 
     async def send(self, delivery: Planned) -> Result:
-        """Hand it to SES.  A message that it rejects is refused for good; all else may pass."""
+        """Hand it to SES.  What it cannot read is refused for good; all else may pass, an unverified sender too."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
@@ -196,7 +196,7 @@ class SesSender:
             )
         except ClientError as error:
             code = str(error.response.get("Error", {}).get("Code", ""))
-            return _refused(error, "", for_good=code in ("MessageRejected", "InvalidParameterValue"))
+            return _refused(error, "", for_good=code == "InvalidParameterValue")
         except (BotoCoreError, OSError) as error:
             return _refused(error, "", for_good=False)
         return Result(Outcome.DELIVERED, answer=shown(answer.get("MessageId", "")))

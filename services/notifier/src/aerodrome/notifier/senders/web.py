@@ -154,8 +154,9 @@ class WebSender:
 
     async def _post(self, url: str, body: bytes, headers: Mapping[str, str], secrets: Sequence[str]) -> Result:
         host = urlsplit(url).hostname or ""
-        if _is_address(host):  # those are not resolved
-            check_address(host, self._allowed)
+        address = _as_address(host)
+        if address is not None:  # those are not resolved
+            check_address(address, self._allowed, host)
         async with self._opened().post(url, data=body, headers=headers, allow_redirects=False) as response:
             answer = shown((await _beginning(response)).decode(errors="replace"), secrets)
             status = response.status
@@ -214,12 +215,16 @@ def _secret_parts(url: str) -> list[str]:
     return [each for each in (url, path, parts.query, parts.password or "", parts.username or "") if len(each) > 3]
 
 
-def _is_address(host: str) -> bool:
+def _as_address(host: str) -> str | None:
+    """The address that `host` is, also in the forms that only the socket library knows (127.1); None for a name."""
     try:
-        ipaddress.ip_address(host)
+        return str(ipaddress.ip_address(host))
     except ValueError:
-        return False
-    return True
+        pass
+    try:
+        return socket.inet_ntoa(socket.inet_aton(host))
+    except (OSError, UnicodeError):
+        return None
 
 
 async def _beginning(response: aiohttp.ClientResponse) -> bytes:
