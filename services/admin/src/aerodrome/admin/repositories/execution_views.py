@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from flyteidl.core.identifier_pb2 import WorkflowExecutionIdentifier
 
 from aerodrome.admin.domain.validation import not_found
+from aerodrome.admin.repositories.together import Together
 from aerodrome.stdlib.postgres.database import Connection, Database, Record
 from aerodrome.stdlib.postgres.queries import load_queries
 
@@ -16,10 +19,11 @@ class ExecutionViews:
 
     def __init__(self, database: Database | Connection) -> None:
         self._db = database
+        self._rows: Together[tuple[str, str, str], Record] = Together(self._get_many)
 
     async def get(self, key: WorkflowExecutionIdentifier) -> Record:
         """What the API shows of an execution.  Raises NotFound."""
-        row = await self._db.fetchrow(_SQL.get, key.project, key.domain, key.name)
+        row = await self._rows.find((key.project, key.domain, key.name))
         if row is None:
             raise not_found("execution", key)
         return row
@@ -35,3 +39,7 @@ class ExecutionViews:
         """The number of an execution, by which the tables that grow with it refer to it."""
         row = await self._db.fetchrow(_SQL.get_key, key.project, key.domain, key.name)
         return None if row is None else int(row["execution_id"])
+
+    async def _get_many(self, keys: Sequence[tuple[str, str, str]]) -> dict[tuple[str, str, str], Record]:
+        rows = await self._db.fetch(_SQL.get_many, *(list(column) for column in zip(*keys, strict=True)))
+        return {(row["execution_project"], row["execution_domain"], row["execution_name"]): row for row in rows}
