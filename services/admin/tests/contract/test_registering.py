@@ -758,5 +758,5 @@ async def test_a_plan_may_be_of_a_workflow_elsewhere(platform: Served) -> None:
     await granted(platform, "CreateLaunchPlan", made)
 
 
-def test_every_rpc_has_the_route_of_section_15() -> None:
+async def test_every_rpc_has_the_route_of_section_15() -> None:
     assert METHODS.keys() == ROUTES.keys()
