@@ -39,8 +39,9 @@ EARLY: Mapping[str, Mapping[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def launched(plugged: Plugged) -> dict[str, identifier_pb2.WorkflowExecutionIdentifier]:
-    """All of `EARLY`, under way before the first test looks."""
-    return {name: plugged.launch(name, **inputs) for name, inputs in EARLY.items()}
+    """All of `EARLY`, and one that is patient, under way before the first test looks."""
+    inputs = {**EARLY, "patient": {"marker": str(plugged.instance.home / "marker")}}
+    return {name: plugged.launch(name, **given) for name, given in inputs.items()}
 
 
 @pytest.fixture
@@ -137,11 +138,9 @@ def test_a_retry_after_an_out_of_memory_kill_has_more(plugged: Plugged, ended: A
     assert second.closure.phase == _T.SUCCEEDED
 
 
-def test_retries_wait_as_their_task_says(plugged: Plugged, tmp_path: Path) -> None:
-    marker = tmp_path / "marker"
-    execution = plugged.run("patient", marker=str(marker))
-    assert plugged.values(execution) == [1]
-    begun = [float(line) for line in marker.read_text().split()]
+def test_retries_wait_as_their_task_says(plugged: Plugged, ended: Any) -> None:
+    assert plugged.values(ended("patient")) == [1]
+    begun = [float(line) for line in (plugged.instance.home / "marker").read_text().split()]
     pauses = [after - before for before, after in itertools.pairwise(begun)]
     assert pauses[0] >= 1.0
     assert pauses[1] >= 2.0
@@ -165,6 +164,7 @@ def test_a_job_elsewhere_is_followed_to_its_end(plugged: Plugged, tmp_path: Path
     assert plugged.values(over) == ["done well"]
     (attempt,) = plugged.attempts(execution)
     assert attempt.closure.custom_info["x"] == 1
+    assert attempt.closure.metadata.plugin_identifier == "connector-service"
     assert [log.uri for log in attempt.closure.logs] == ["http://jobs.example.org/1"]
     assert not (Path(folder) / "deleted").exists()
 

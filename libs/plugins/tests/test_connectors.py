@@ -314,6 +314,10 @@ async def test_a_connector_comes_before_the_plugin_that_claims_the_type(service:
         assert registry.resolve("python-task").id == "container"
         await registry.discover("spark")
         assert registry.resolve("spark").id == "agent-service"
+        assert registry.names["spark"] == registry.names["python-task"] == "agent-service"
+        assert registry.names["echo"] == "echo"
+        assert "nobody" not in registry.names
+        assert set(registry.names) >= {"spark", "echo", "sidecar"}
         assert registry.resolve("python-task").id == "agent-service"
 
 

@@ -7,7 +7,7 @@ Source: spec/data-plane.md, section 5.1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final, TypeAlias
@@ -180,6 +180,11 @@ class Registry:
             await plugin.discover(task_type)
 
     @property
+    def names(self) -> Mapping[str, str]:
+        """The id of the plugin that claims a task type, by type, as it is whenever it is looked at."""
+        return _Names(self)
+
+    @property
     def discovering(self) -> tuple[DiscoveringPlugin, ...]:
         """The plugins whose `serve` has to run."""
         return self._discovering
@@ -196,6 +201,32 @@ class Registry:
         if not config.enabled_plugins:
             return self._plugins
         return {name: plugin for name, plugin in self._plugins.items() if name in config.enabled_plugins}
+
+
+class _Names(Mapping[str, str]):
+    """A live view: connectors offer other types now and then."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._fixed = {
+            task_type: plugin.id
+            for plugin in registry.plugins.values()
+            if plugin not in registry.discovering
+            for task_type in sorted(plugin.task_types)
+        }
+
+    def __getitem__(self, task_type: str) -> str:
+        for plugin in self._registry.discovering:
+            if task_type in plugin.task_types:
+                return plugin.id
+        return self._fixed[task_type]
+
+    def __iter__(self) -> Iterator[str]:
+        offered = {task_type for plugin in self._registry.discovering for task_type in plugin.task_types}
+        return iter(sorted({*self._fixed, *offered}))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
 
 
 def _made_by(entry: EntryPoint, host: Host) -> list[Plugin]:

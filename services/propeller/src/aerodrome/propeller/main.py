@@ -119,9 +119,7 @@ class Propeller:
             source=self.source,
             literals=literals,
             handlers=handlers,
-            plugin_names={
-                kind: plugin.id for plugin in registry.plugins.values() for kind in sorted(plugin.task_types)
-            },
+            plugin_names=registry.names,
             limits=limits,
             metadata_prefix=section.metadata_prefix,
             raw_output_prefix=section.rawoutput_prefix or "data",

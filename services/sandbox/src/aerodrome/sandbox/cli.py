@@ -227,6 +227,7 @@ async def _up(
     images: dict[str, Path],
     secrets_dir: Path | None,
 ) -> None:
+    from aerodrome.propeller.runtimes.secrets import SecretStore
     from aerodrome.sandbox.config import read
     from aerodrome.sandbox.database import database
     from aerodrome.stdlib import logger
@@ -236,6 +237,7 @@ async def _up(
         config_files, data_dir=data_dir, host=host, port=port, python=python, images=images, secrets_dir=secrets_dir
     )
     logger.configure(config.admin.logger)
+    SecretStore(config.propeller.secrets.secrets_prefix).check()
 
     def ready(bound: int) -> None:
         here = instance.announce(data_dir, host=host, port=bound, ready=True)

@@ -23,6 +23,7 @@ from aerodrome.notifier import main as notifying
 from aerodrome.plugins.api import TaskContext
 from aerodrome.plugins.names import generated_name, pod_name
 from aerodrome.propeller.main import Propeller, local_runtime
+from aerodrome.propeller.runtimes import LocalRuntime
 from aerodrome.sandbox.config import SandboxConfig
 from aerodrome.scheduler import main as scheduling
 from aerodrome.stdlib import http
@@ -54,6 +55,7 @@ class Platform:
         self._dsn = dsn
         self._on_ready = on_ready
         self._clock = SystemClock()
+        self._runtime: LocalRuntime | None = None
         self._port = config.port
 
     async def run(self) -> None:
@@ -134,6 +136,7 @@ class Platform:
                 await server.start()
                 serving.push_async_callback(server.stop)
                 runtime = local_runtime(config.propeller, runtime_directory, self._task_environment(), self._clock)
+                self._runtime = runtime
                 propeller = Propeller(
                     config.propeller,
                     channel=channel,
@@ -184,7 +187,9 @@ class Platform:
 
         async def read_log(project: str, domain: str, execution: str, node: str, attempt: int) -> str | None:
             path = _log_path(runtime_directory, project, domain, execution, node, attempt)
-            return await asyncio.to_thread(_read_tail, path)
+            text = await asyncio.to_thread(_read_tail, path)
+            # What a task prints is its own; a page of ours still does not show the secrets that it was given.
+            return text if text is None or self._runtime is None else self._runtime.mask(text)
 
         app.add_routes(console.routes(channel, read_log=read_log))
 
