@@ -36,7 +36,7 @@ from aerodrome.admin.domain.folding import (
     force_abort_workflow,
     same_execution,
 )
-from aerodrome.admin.domain.phases import WORKFLOW_NAMES, WORKFLOW_TERMINAL, Writer
+from aerodrome.admin.domain.phases import WORKFLOW_NAMES, WORKFLOW_TERMINAL, TaskPhase, Writer
 from aerodrome.admin.domain.rows import Folded, NodeRow, TaskKey, TaskRow
 from aerodrome.admin.domain.validation import not_found, proto_text
 from aerodrome.admin.domain.verdicts import (
@@ -59,6 +59,7 @@ from aerodrome.idl.journal.v1.journal_pb2 import (
     TransitionResult,
     TransitionStatus,
 )
+from aerodrome.stdlib import faults
 from aerodrome.stdlib.clock import Clock
 from aerodrome.stdlib.errors import AerodromeError, AlreadyExists, Conflict, FailedPrecondition, NotFound
 from aerodrome.stdlib.postgres.database import Connection, Database
@@ -188,6 +189,8 @@ class _Working:
     nodes: dict[str, NodeRow] = field(default_factory=dict)
     tasks: dict[tuple[str, TaskKey], TaskRow] = field(default_factory=dict)
     items: list[tuple[str, ItemChange]] = field(default_factory=list)
+    retried_items: bool = False
+    """Some of them failed and may begin anew at once: their errors have to be written before that."""
     entries: list[Entry] = field(default_factory=list)
     signals: list[SetSignal] = field(default_factory=list)
 
@@ -237,6 +240,8 @@ class Recorder:
             for execution_id in execution_ids:
                 self.forget(execution_id)
             raise
+        if faults.enabled:
+            _pass_points(operations)
         now = self._clock.boottime()
         for working in group.executions.values():
             self._remember(working, now)
@@ -408,7 +413,7 @@ class _Group:
     def has_more_to_write(self) -> bool:
         """Whether the group needs more than its one statement."""
         return any(
-            working.items or working.signals or working.ended_by_force or working.folded.own.cluster_changed
+            working.retried_items or working.signals or working.ended_by_force or working.folded.own.cluster_changed
             for working in self.executions.values()
         )
 
@@ -420,6 +425,8 @@ class _Group:
             changes.entries += working.entries
             changes.nodes += [(execution_id, row) for row in working.nodes.values()]
             changes.tasks += [(execution_id, node_id, row) for (node_id, _), row in working.tasks.items()]
+            if not working.retried_items:
+                changes.items += [(execution_id, node_id, change) for node_id, change in working.items]
             if working.own_changed:
                 changes.executions.append(working.folded.own)
             if working.ended:
@@ -433,6 +440,7 @@ class _Group:
             (execution_id, node_id, change)
             for execution_id, working in self.executions.items()
             for node_id, change in working.items
+            if working.retried_items
         ]
         if items:
             await rows.put_items(items)
@@ -645,6 +653,7 @@ class _Group:
             verdict = fold_items(folded, report.node_id, report.changes)
             if verdict is ACCEPTED:
                 working.items.extend((report.node_id, change) for change in report.changes)
+                working.retried_items |= any(change.phase == TaskPhase.RETRYABLE_FAILED for change in report.changes)
             return verdict
         return self._fold_workflow(working, report, writer)
 
@@ -840,3 +849,13 @@ def unknown_execution(identifier: WorkflowExecutionIdentifier, *, of_a_part: boo
     if not of_a_part:
         return error
     return NotFound(f"Failed to get existing execution id: [{proto_text(identifier)}] with err: {error.message}")
+
+
+def _pass_points(operations: Sequence[Operation]) -> None:
+    """What was committed is not acknowledged yet."""
+    faults.point("journal.committed")
+    if any(isinstance(operation, Abort) for operation in operations):
+        faults.point("abort.committed")
+    appends = (operation for operation in operations if isinstance(operation, Append))
+    if any(isinstance(report, ItemsReport) for append in appends for report in append.reports):
+        faults.point("items.committed")

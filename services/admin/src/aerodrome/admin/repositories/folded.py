@@ -93,17 +93,7 @@ class FoldedRepository:
                 await self._put_items(part)
 
     async def _put_items(self, changes: Sequence[tuple[int, str, ItemChange]]) -> None:
-        columns = zip(
-            *(
-                (
-                    execution_id, node_id, change.first, change.last, change.attempt, change.system_failures,
-                    change.phase, change.cache_status, change.error or None, change.log_uri,
-                )
-                for execution_id, node_id, change in changes
-            ),
-            strict=True,
-        )  # fmt: skip
-        await self._connection.execute(_QUERIES.put_items, *columns)
+        await self._connection.execute(_QUERIES.put_items, *item_columns(changes))
 
     async def abort_items(self, execution_id: int) -> None:
         """End the map items of an execution that are not over."""
@@ -131,6 +121,19 @@ class FoldedRepository:
                 _QUERIES.exists_execution, identifier.project, identifier.domain, identifier.name
             )
         )
+
+
+def item_columns(changes: Sequence[tuple[int, str, ItemChange]]) -> list[list[object]]:
+    """Ranges of items, a list for each column."""
+    columns: list[list[object]] = [[] for _ in range(10)]
+    for execution_id, node_id, change in changes:
+        values = (
+            execution_id, node_id, change.first, change.last, change.attempt, change.system_failures, change.phase,
+            change.cache_status, change.error or None, change.log_uri,
+        )  # fmt: skip
+        for column, value in zip(columns, values, strict=True):
+            column.append(value)
+    return columns
 
 
 def _node(row: Record) -> NodeRow:

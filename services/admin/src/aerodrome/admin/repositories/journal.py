@@ -9,9 +9,10 @@ from datetime import datetime
 from flyteidl.admin.execution_pb2 import ExecutionClosure
 from flyteidl.core.identifier_pb2 import WorkflowExecutionIdentifier
 
+from aerodrome.admin.domain.folding import ItemChange
 from aerodrome.admin.domain.phases import WORKFLOW_NAMES, WORKFLOW_NUMBERS
 from aerodrome.admin.domain.rows import ExecutionRow, Folded, NodeRow, TaskRow
-from aerodrome.admin.repositories.folded import node_columns, task_columns
+from aerodrome.admin.repositories.folded import item_columns, node_columns, task_columns
 from aerodrome.stdlib.postgres.database import Connection, Record
 from aerodrome.stdlib.postgres.queries import load_queries
 
@@ -69,6 +70,8 @@ class Changes:
     tasks: list[tuple[int, str, TaskRow]] = field(default_factory=list)
     outbox: list[tuple[str, str, bytes]] = field(default_factory=list)
     """(topic, key, payload)"""
+    items: list[tuple[int, str, ItemChange]] = field(default_factory=list)
+    """Execution, node and range of map items; where they overlap the later one counts."""
 
 
 class JournalRepository:
@@ -129,6 +132,7 @@ class JournalRepository:
                 for row in changes.executions
             ],
             changes.outbox,
+            *item_columns(changes.items),
         )  # fmt: skip
 
     async def find_signal(self, execution_id: int, signal_id: str) -> bool:

@@ -122,6 +122,34 @@ executed AS (
     FROM unchanged, unnest($7::execution_write[]) AS execution
     WHERE executions.execution_id = execution.execution_id
 ),
+items AS (
+    -- ranges in the order in which they were reported; as `put_items` in folded.sql
+    INSERT INTO node_items (
+        execution_id, node_id, item_index, attempt, system_failures, phase, cache_status, error, log_uri
+    )
+    SELECT DISTINCT ON (given.execution_id, given.node_id, item.index)
+        given.execution_id, given.node_id, item.index, given.attempt, given.system_failures, given.phase,
+        given.cache_status, given.error, given.log_uri
+    FROM unchanged, unnest(
+        $9::bigint[], $10::text[], $11::integer[], $12::integer[], $13::integer[], $14::integer[], $15::smallint[],
+        $16::smallint[], $17::bytea[], $18::text[]
+    ) WITH ORDINALITY AS given (
+        execution_id, node_id, first, last, attempt, system_failures, phase, cache_status, error, log_uri, ordinal
+    ),
+    LATERAL generate_series(given.first, given.last) AS item (index)
+    ORDER BY given.execution_id, given.node_id, item.index, given.ordinal DESC
+    ON CONFLICT (execution_id, node_id, item_index) DO UPDATE
+    SET attempt = excluded.attempt,
+        system_failures = excluded.system_failures,
+        phase = excluded.phase,
+        cache_status = excluded.cache_status,
+        error = CASE WHEN excluded.phase = 3 THEN NULL ELSE coalesce(excluded.error, node_items.error) END,
+        log_uri = CASE
+            WHEN excluded.attempt = node_items.attempt AND excluded.log_uri = '' THEN node_items.log_uri
+            ELSE excluded.log_uri
+        END,
+        updated_at = now()
+),
 announced AS (
     INSERT INTO outbox (topic, key, payload)
     SELECT message.topic, message.key, message.payload
