@@ -3,6 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from aerodrome.stdlib.faults import Faults
+
 _PASS = "from aerodrome.stdlib import faults\nfor _ in range(5): faults.point('here'); print('passed', flush=True)"
 
 
@@ -24,3 +26,27 @@ def test_a_planned_fault_happens_once_at_its_passing(tmp_path: Path) -> None:
     assert (tmp_path / "fired-2").exists()
     assert not (tmp_path / "fired-0").exists()
     assert run(tmp_path).returncode == 0
+
+
+def test_a_plan_may_be_replaced_while_processes_run(tmp_path: Path) -> None:
+    faults = Faults(tmp_path)
+    assert faults.due("here") == []
+    (tmp_path / "plan").write_text("here 2 fail\n")
+    assert [faults.due("here") for _ in range(3)] == [[], ["fail"], []]
+    (tmp_path / "next").write_text("here 1 cut\n")
+    (tmp_path / "fired-0").unlink()
+    (tmp_path / "next").rename(tmp_path / "plan")
+    assert faults.due("here") == ["cut"]
+    (tmp_path / "plan").unlink()
+    assert faults.due("here") == []
+
+
+def test_what_happens_by_chance_follows_from_its_seed_and_leaves_a_mark_each_time(tmp_path: Path) -> None:
+    (tmp_path / "plan").write_text("here 0.5:7 fail\n")
+    happened = [bool(Faults(tmp_path).due("here")) for _ in range(3)]
+    assert len(set(happened)) == 1
+    (tmp_path / "fired-0").unlink(missing_ok=True)
+    faults = Faults(tmp_path)
+    count = sum(bool(faults.due("here")) for _ in range(100))
+    assert 30 < count < 70
+    assert len((tmp_path / "fired-0").read_text().splitlines()) == count

@@ -24,6 +24,7 @@ from aerodrome.compiler.types import InvalidLiteralType, castable, literal_type
 from aerodrome.idl.catalog.v1.catalog_pb2 import BrokenEntry
 from aerodrome.plugins.catalog_key import CacheKey, cache_key
 from aerodrome.plugins.references import missing_references
+from aerodrome.stdlib import faults
 from aerodrome.stdlib.clock import Clock
 from aerodrome.stdlib.errors import (
     AerodromeError,
@@ -213,6 +214,7 @@ class TaskCache:
         self, key: CacheKey, outputs: literals_pb2.LiteralMap, producer: Producer, *, replace: bool = False
     ) -> Stored:
         """`store`, and the entry as events name it.  With `replace` an entry that is there takes these outputs."""
+        faults.point("cache.putting")
         metadata = _put_metadata(key, producer, self._clock.now())
         data = [datacatalog_pb2.ArtifactData(name=name, value=value) for name, value in outputs.literals.items()]
         try:
@@ -225,6 +227,7 @@ class TaskCache:
             return Stored(catalog_pb2.CACHE_PUT_FAILURE, failed)
         finally:
             self._tell(key)
+        faults.point("cache.put")
         stored = catalog_pb2.CatalogMetadata(
             dataset_id=key.identifier(),
             artifact_tag=catalog_pb2.CatalogArtifactTag(artifact_id=artifact_id, name=key.tag),

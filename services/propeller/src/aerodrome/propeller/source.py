@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import grpc
 
 from aerodrome.idl.journal.v1 import journal_pb2, journal_pb2_grpc
+from aerodrome.stdlib import faults
 from aerodrome.stdlib.clock import Clock
 from aerodrome.stdlib.logger import get_logger
 
@@ -234,7 +235,9 @@ class LeaseSource:
         session = self.session
         if session is None:
             return
+        faults.point("lease.giving-back")
         try:
             await self._stub.CloseSession(journal_pb2.CloseSessionRequest(session_id=session.id), timeout=2.0)
+            faults.point("lease.given-back")
         except grpc.aio.AioRpcError as error:
             log.warning("session could not be closed", session=session.id, code=error.code().name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
+from aerodrome.stdlib import faults
 from aerodrome.stdlib.clock import Clock
 from aerodrome.stdlib.config import StorageConfig
 from aerodrome.stdlib.errors import InvalidArgument
@@ -47,7 +48,12 @@ def _adapter(config: StorageConfig, clock: Clock, signer: LocalSigner | None) ->
         case "local":
             from aerodrome.stdlib.storage.local import LocalStorage
 
-            return LocalStorage(
+            local: type[LocalStorage] = LocalStorage
+            if faults.enabled:
+                from aerodrome.stdlib.storage.faulty import FaultyLocalStorage
+
+                local = FaultyLocalStorage
+            return local(
                 _local_path(config),
                 containers=containers,
                 limit_bytes=limit_bytes,

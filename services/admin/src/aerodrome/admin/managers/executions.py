@@ -64,6 +64,7 @@ from aerodrome.admin.repositories.tasks import TaskRepository
 from aerodrome.admin.repositories.workflows import WorkflowRepository, WorkflowRow
 from aerodrome.compiler import Key, key_of, single_task_workflow
 from aerodrome.idl.journal.v1.journal_pb2 import ResolvedResources
+from aerodrome.stdlib import faults
 from aerodrome.stdlib.clock import Clock
 from aerodrome.stdlib.errors import (
     AerodromeError,
@@ -278,6 +279,7 @@ class ExecutionManager:
             for reference in {inputs_uri, user_inputs_uri}:
                 await self._take_away(reference)
             raise
+        faults.point("execution.committed")
         self._created.add()
         self._spec_bytes.observe(resolved.spec.ByteSize())
         self._closure_bytes.observe(resolved.closure.ByteSize())

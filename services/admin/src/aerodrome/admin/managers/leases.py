@@ -17,6 +17,7 @@ from aerodrome.admin.managers.recording import Told
 from aerodrome.admin.managers.sessions import SessionManager, gone
 from aerodrome.admin.repositories.leases import LeaseKeys, LeaseRepository
 from aerodrome.idl.journal.v1.journal_pb2 import Control, LeaseResponse
+from aerodrome.stdlib import faults
 from aerodrome.stdlib.errors import Conflict, DeadlineExceeded, InvalidArgument, Unavailable
 from aerodrome.stdlib.logger import get_logger
 from aerodrome.stdlib.postgres.database import Database
@@ -265,6 +266,8 @@ class LeaseManager:
         except (Unavailable, DeadlineExceeded, Conflict) as error:
             log.warning("executions could not be handed out", session_id=session_id, error=error.message)
             return [], False
+        if execution_ids:
+            faults.point("lease.handed-out")
         self._turns.took(handed_out.projects)
         return responses, len(execution_ids) == most or handed_out.contended
 

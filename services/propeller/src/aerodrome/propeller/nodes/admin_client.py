@@ -16,6 +16,7 @@ from flyteidl.service import admin_pb2_grpc, signal_pb2_grpc
 
 from aerodrome.idl.items.v1 import items_pb2, items_pb2_grpc
 from aerodrome.idl.journal.v1 import journal_pb2, journal_pb2_grpc
+from aerodrome.stdlib import faults
 from aerodrome.stdlib.errors import (
     AerodromeError,
     Cancelled,
@@ -57,6 +58,7 @@ class AdminClient:
     async def create_execution(self, request: execution_pb2.ExecutionCreateRequest) -> None:
         """Raises AlreadyExists if the name is taken or the launch plan's concurrency limit is reached, and others."""
         await _call(self._admin.CreateExecution, request)
+        faults.point("child.created")
 
     async def recover_execution(self, request: execution_pb2.ExecutionRecoverRequest) -> None:
         """Raises AlreadyExists, NotFound if there is nothing to recover from, and others."""

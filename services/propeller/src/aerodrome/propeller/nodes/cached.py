@@ -23,6 +23,7 @@ from aerodrome.propeller.engine.phases import TaskPhase
 from aerodrome.propeller.engine.state import NodeState
 from aerodrome.propeller.layout import OUTPUTS
 from aerodrome.propeller.nodes.handler import Observation, Run
+from aerodrome.stdlib import faults
 from aerodrome.stdlib.errors import AerodromeError
 from aerodrome.stdlib.logger import get_logger
 
@@ -195,6 +196,7 @@ class NodeCache:
                     await self._serve(run, node, attempt, found)
                     return
                 node.memo[_REPLACE] = found.replace
+            faults.point("reservation.held")
             await run.permit()
         finally:
             holding.waiting = None

@@ -27,6 +27,7 @@ from aerodrome.propeller.engine.state import NodeState
 from aerodrome.propeller.layout import FUTURES, OUTPUTS
 from aerodrome.propeller.nodes.admin_client import AdminClient, patiently
 from aerodrome.propeller.nodes.handler import Run
+from aerodrome.stdlib import faults
 from aerodrome.stdlib.errors import InvalidArgument, NotFound, ResourceExhausted
 
 COMPILED = "dynamic_compiled.pb"
@@ -98,7 +99,9 @@ class Expander:
                 retryable=False,
             )
         reference = f"{prefix}/{COMPILED}"
+        faults.point("dynamic.compiled")
         await run.literals.storage.write(reference, compiled)
+        faults.point("dynamic.stored")
         inputs = await run.literals.read(run.layout.inputs(node))
         await run.literals.write(f"{prefix}/{START}/0/{OUTPUTS}", inputs)
         try:

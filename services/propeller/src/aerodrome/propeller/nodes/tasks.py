@@ -49,6 +49,7 @@ from aerodrome.propeller.nodes.recovery import checkpoint
 from aerodrome.propeller.nodes.remote import RemoteAttempts
 from aerodrome.propeller.nodes.retry import OOM_KILLED, policy_for, with_more_memory
 from aerodrome.propeller.pods import PodHub
+from aerodrome.stdlib import faults
 from aerodrome.stdlib.clock import Clock, SystemClock
 from aerodrome.stdlib.errors import AerodromeError, NotFound, ResourceExhausted
 from aerodrome.stdlib.logger import get_logger
@@ -159,6 +160,7 @@ class TaskHandler:
             self._hub.listen(run.namespace, name, watch.seen)
             await self._lay_inputs(run, pod)
             await self._hub.runtime.start(pod)
+            faults.point("attempt.started")
             known = await self._hub.runtime.get(run.namespace, name)
             if known is not None:
                 watch.seen(known)
@@ -299,11 +301,14 @@ class TaskHandler:
         if work is not None:
             work.cancel()
             await asyncio.wait([work])
+        faults.point("attempt.aborting")
         if not await self._end_elsewhere(run, node, attempt) and work is None:
             await self._delete(run, node, attempt)
+        faults.point("attempt.aborted")
         return lambda engine, now: engine.aborted(node, attempt, now)
 
     async def finalize(self, run: Run, node: NodeState, attempt: int) -> None:
+        faults.point("attempt.finalizing")
         if node.phase is not NodePhase.DYNAMIC_RUNNING:  # its result is what its graph comes to
             await self._give_back(run, node, attempt)
         if _NO_POD in node.memo:
@@ -424,6 +429,7 @@ class TaskHandler:
             return lambda engine, now: engine.failed(node, attempt, final, now, info)
         await run.literals.storage.freeze(prefix)
         await run.literals.storage.freeze(run.layout.raw_prefix(node, attempt))
+        faults.point("attempt.judged")
         detail = {**(await self._stored(run, node, attempt) or {}), **await self._deck(run, prefix)}
         return lambda engine, now: engine.succeeded(node, attempt, now, info, detail)
 

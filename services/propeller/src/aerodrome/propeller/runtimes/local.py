@@ -32,6 +32,7 @@ from aerodrome.propeller.runtimes.pods import Key, Machine, Outcome, Plan, Pod, 
 from aerodrome.propeller.runtimes.records import Directory, Found, Record
 from aerodrome.propeller.runtimes.secrets import Delivery, SecretFolders, SecretRefused, SecretStore
 from aerodrome.propeller.runtimes.slots import Activity, Holder, may_enter
+from aerodrome.stdlib import faults
 from aerodrome.stdlib.clock import Clock, SystemClock
 from aerodrome.stdlib.errors import AerodromeError, InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from aerodrome.stdlib.logger import get_logger
@@ -195,6 +196,7 @@ class LocalRuntime:
         if refusal is not None:
             await self._end(attempt, refusal)
             return
+        faults.point("pod.recorded")
         self._queue.append(attempt)
         self._changed(attempt)
         self._admit()
@@ -588,6 +590,7 @@ class LocalRuntime:
         attempt.pid, attempt.start, attempt.started = process["pid"], process["start"], process["started"]
         attempt.state = State.RUNNING
         attempt.activity = Activity(self._clock.boottime())
+        faults.point("pod.running")
         self._changed(attempt)
 
     # -- how attempts end --
@@ -598,6 +601,7 @@ class LocalRuntime:
             return
         if not written:
             await self._write_outcome(attempt, outcome)
+        faults.point("pod.ended")
         if outcome.reason == _OOM_KILLED and attempt.too_much is not None:
             outcome = dataclasses.replace(outcome, message=attempt.too_much)
         if outcome.code != 0 and outcome.message is None:

@@ -60,6 +60,8 @@ PROTOCOL = 1
 MARKER = "AERODROME_POD"
 """Variable that every process of an attempt inherits: `<namespace>/<name>@<runtime>`."""
 MARKER_ROOM = 480
+FAULTS = "AERODROME_FAULTS_FILE"
+"""Variable that names the file of `aerodrome.stdlib.faults`, where a test plans faults of zygotes and tasks."""
 FAMILY = ("pyflyte-execute", "pyflyte-fast-execute", "pyflyte-map-execute")
 NICENESS = 5
 UNMET_SECONDS = 10.0
@@ -865,6 +867,7 @@ class Attempt:
             self._execute(command, job)
         self._control.close()
         self._become_main(script, command.arguments)
+        point("task.begins")
         code = self._call(command)
         self._finish(code, job["record"])
         return code
@@ -931,8 +934,10 @@ class Attempt:
             sys.stdout.flush()
             sys.stderr.flush()
         if os.getpid() == self._pid:  # not in a process that user code forked and that came back here
+            point("task.done")
             with contextlib.suppress(OSError):
                 write_json(record + ".leaving", {"code": code, "finished": time.time()})
+            point("task.leaving")
 
 
 def _is_waiting(connection: socket.socket) -> bool:
@@ -1282,6 +1287,7 @@ class Zygote:
             if not claimed:
                 self._warm[pid] = control
                 return
+            point("process.claimed")
             try:
                 send(control, job)
             except OSError:
@@ -1290,6 +1296,7 @@ class Zygote:
                 continue
             control.setblocking(False)
             self._running[pid] = running
+            point("process.started")
             self._say(
                 {"op": "started", "key": running.key, "pid": pid, "start": found.start, "started": running.started}
             )
@@ -1399,11 +1406,29 @@ class Zygote:
         elif reason is None and code == 128 + signal.SIGKILL and oom_kills() > running.oom_kills:
             reason = "OOMKilled"
         outcome = {"code": code, "signal": number, "reason": reason, "message": message, "finished": time.time()}
+        point("process.reaped")
         try:
             write_json(running.record + ".exit", outcome)
+            point("process.ended")
         except OSError:  # a full disk: the platform is told all the same, and what cannot be told is a lost attempt
             traceback.print_exc()
         self._say({"op": "exited", "key": running.key, "started": running.started, **outcome})
+
+
+def _points() -> Callable[[str], None]:
+    """`aerodrome.stdlib.faults.point` where a test asks for it, which an environment of tasks does not have."""
+    path = os.environ.get(FAULTS)
+    if path is None:
+        return lambda name: None
+    spec = importlib.util.spec_from_file_location("aerodrome_faults", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} cannot be loaded")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.point  # type: ignore[no-any-return]
+
+
+point = _points()
 
 
 def thread_count() -> int:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from aerodrome.propeller.runtimes import zygote
+from aerodrome.stdlib import faults
 from aerodrome.stdlib.errors import FailedPrecondition, Unavailable
 from aerodrome.stdlib.logger import get_logger
 
@@ -188,6 +189,8 @@ def _spawn(directory: Path, python: Path, settings: Settings, name: str) -> Chil
         "FLYTE_INTERNAL_EXECUTION_ID": "zygote",
         zygote.MARKER: "." * zygote.MARKER_ROOM,
     }
+    if faults.enabled:
+        environment |= {faults.VARIABLE: os.environ[faults.VARIABLE], zygote.FAULTS: faults.__file__}
     with (directory / f"{name}.log").open("wb") as output:
         return subprocess.Popen(
             [str(python), zygote.__file__, json.dumps({"name": name, **settings.written(python)})],
