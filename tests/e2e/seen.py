@@ -62,10 +62,10 @@ def phases_of(nodes: dict[str, SeenNode]) -> dict[str, Any]:
 
 
 class Seen:
-    """Reads through the SDK's own connection."""
+    """Reads through the SDK's own connection, or another one."""
 
-    def __init__(self, remote: FlyteRemote) -> None:
-        self._stub: Any = remote.client._stub
+    def __init__(self, remote: FlyteRemote | None = None, *, stub: Any = None) -> None:
+        self._stub: Any = stub if remote is None else remote.client._stub
 
     def execution(self, identifier: Any) -> execution_pb2.Execution:
         request = execution_pb2.WorkflowExecutionGetRequest(id=_raw(identifier))

@@ -136,6 +136,19 @@ def waiting_inside(value: int) -> int:
     return gated(value=value)
 
 
+gated_plan = LaunchPlan.get_or_create(gated, "nodes.gated_plan")
+
+
+@workflow
+def gated_parent(value: int) -> int:
+    return plus_one(value=gated_plan(value=value))
+
+
+@workflow
+def long_pause() -> None:
+    sleep(timedelta(seconds=4))
+
+
 # Dynamic workflows
 
 
