@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from connectors import AddTwo, OfNoType, SlowJob
+from connectors import AddTwo, OfNoType, SlowJob  # type: ignore[import-not-found]
 from flytekit import ContainerTask, PythonFunctionTask, Resources, Secret, current_context, kwtypes, task, workflow
 from flytekit.configuration import SerializationSettings
 from flytekit.core.base_task import TaskMetadata

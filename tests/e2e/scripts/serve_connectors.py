@@ -40,7 +40,7 @@ class NoMetric:
 
 
 try:
-    import prometheus_client  # noqa: F401
+    import prometheus_client  # type: ignore[import-not-found]  # noqa: F401
 except ImportError:
     without = types.ModuleType("prometheus_client")
     without.Counter = without.Summary = NoMetric  # type: ignore[attr-defined]
