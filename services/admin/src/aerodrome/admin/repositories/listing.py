@@ -71,7 +71,7 @@ class Source:
     """Joined entities whose name the row has as a number: the column, and the resource type of the name.  Project,
     domain and name together then need no join, and an index has such rows in order."""
     begin: str = ""
-    """The field that says when what a row stands for began: next to never more than a day before `created_at`."""
+    """The field that says when what a row stands for began: next to never before `created_at`."""
     advice: str = ""
     """What to filter and sort by instead, for who asks what no index helps with."""
 
@@ -274,7 +274,7 @@ class _Segment:
     after: tuple[Operand, ...] | None = None
     created_before: datetime | None = None
     begun_early_since: datetime | None = None
-    """Only rows created since then that began more than a day before that."""
+    """Only rows created since then that began well before they were created, by the clock of their engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +299,8 @@ class _Position:
         return [tail, _Segment(null_first_key=True)] if order.columns[0].nullable and not order.descending else [tail]
 
 
-_EARLY = timedelta(days=1)
+_EARLY = timedelta(minutes=10)
+"""Clocks of data planes are not further off than this, but for those that an index is kept of."""
 
 
 def _split_by_begin(
@@ -449,7 +450,7 @@ def _created(source: Source, segment: _Segment, parameters: Parameters) -> list[
     if segment.begun_early_since is not None:
         begun = f"{source.entity.code}.{source.begin}"
         since = parameters.bind(segment.begun_early_since, "timestamptz")
-        return [f"{created} >= {since}", f"{created} - {begun} > interval '1 day'"]
+        return [f"{created} >= {since}", f"{created} - {begun} > interval '10 minutes'"]
     return []
 
 
