@@ -34,6 +34,7 @@ from aerodrome.stdlib.postgres.testing import ServerForTests, fresh_database
 from aerodrome.stdlib.pubsub.bus import Bus
 from aerodrome.stdlib.rpc.server import RpcServer
 from aerodrome.stdlib.storage import LocalSigner
+from aerodrome.stdlib.storage.http import routes as storage_routes
 from aerodrome.stdlib.storage.local import LocalStorage
 
 PROJECT, DOMAIN = "flytesnacks", "development"
@@ -182,6 +183,7 @@ async def served(
         await stack.enter_async_context(rpcs)
         app = web.Application(middlewares=http.middlewares())
         app.add_routes(gateway.routes(rpcs.registry))
+        app.add_routes(storage_routes(storage, signer))
         port = await stack.enter_async_context(http.listen(app, "127.0.0.1", 0))
         where.append(f"http://127.0.0.1:{port}")
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(rpcs.address))
