@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+import grpc
 import pytest
 from flyteidl.admin import execution_pb2
 from flyteidl.admin.node_execution_pb2 import NodeExecutionGetRequest
 from flyteidl.admin.task_execution_pb2 import TaskExecutionGetRequest
-from flyteidl.core import catalog_pb2
+from flyteidl.core import catalog_pb2, identifier_pb2
 from flyteidl.core import execution_pb2 as phases
+from flyteidl.service.admin_pb2_grpc import AdminServiceStub
 from flytekit.remote import FlyteNodeExecution, FlyteWorkflowExecution
 
-from .conftest import DOMAIN, PROJECT, Registered
-from .instance import Instance, is_alive, wait_until
+from .conftest import DOMAIN, PROJECT, WORKFLOWS, Registered
+from .instance import Instance, is_alive, kill, running, wait_until, wait_until_dead
 
 SUCCEEDED = phases.WorkflowExecution.SUCCEEDED
 FAILED = phases.WorkflowExecution.FAILED
@@ -60,6 +64,12 @@ def listed(instance: Instance, execution: FlyteWorkflowExecution, **more: Any) -
     with urlopen(request) as response:
         answer: dict[str, Any] = json.load(response)
     return answer
+
+
+def noted(folder: Path, count: int) -> list[int] | None:
+    """The processes of items that run, once there are `count` of them."""
+    pids = [int(text) for note in folder.glob("*.pid") if (text := note.read_text())]
+    return pids if len(pids) >= count else None
 
 
 def test_a_map_gives_a_list_in_its_order_and_shows_one_attempt_with_its_items(
@@ -191,10 +201,7 @@ def test_an_item_that_takes_too_long_is_ended(registered: Registered) -> None:
 
 def test_an_abort_ends_all_items(instance: Instance, registered: Registered, tmp_path: Path) -> None:
     execution = registered.launch("maps.endless", {"numbers": [1, 2, 3, 4], "folder": str(tmp_path)})
-    notes = wait_until("two items run", lambda: len(found := list(tmp_path.glob("*.pid"))) >= 2 and found)
-    pids = wait_until(
-        "they noted it", lambda: (all(n.read_text() for n in notes)) and [int(n.read_text()) for n in notes]
-    )
+    pids = wait_until("two items run", lambda: noted(tmp_path, 2))
     registered.remote.terminate(execution, "enough")
     ended = registered.finish(execution)
 
@@ -239,3 +246,45 @@ def test_listing_the_items_of_nothing_is_refused(instance: Instance, registered:
     with pytest.raises(HTTPError) as refused:
         listed(instance, execution, limit=100_000)
     assert refused.value.code == 400
+
+
+@pytest.fixture
+def own_instance(tmp_path: Path) -> Iterator[Instance]:
+    with running(Instance(tmp_path / "data", tmp_path / "home")) as instance:
+        folder = tmp_path / "project"
+        folder.mkdir()
+        shutil.copy(WORKFLOWS / "maps.py", folder)
+        done = instance.pyflyte("register", "--version", "v1", "maps.py", cwd=folder)
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield instance
+
+
+def test_after_a_crash_a_map_goes_on_with_its_items_and_runs_none_twice(own_instance: Instance, tmp_path: Path) -> None:
+    request = execution_pb2.ExecutionCreateRequest(project=PROJECT, domain=DOMAIN, name="crashed")
+    plan = request.spec.launch_plan
+    plan.resource_type, plan.project, plan.domain = identifier_pb2.LAUNCH_PLAN, PROJECT, DOMAIN
+    plan.name, plan.version = "maps.endless", "v1"
+    numbers = request.inputs.literals["numbers"].collection.literals
+    for number in range(6):
+        numbers.add().scalar.primitive.integer = number
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "0.go").touch()  # this one ends at once
+    request.inputs.literals["folder"].scalar.primitive.string_value = str(notes)
+    with grpc.insecure_channel(own_instance.endpoint) as channel:
+        execution = AdminServiceStub(channel).CreateExecution(request).id
+        wait_until("one has run, and others do", lambda: (notes / "0.runs").exists() and noted(notes, 3))
+    pid = own_instance.pid
+    kill(pid)
+    wait_until_dead([pid])
+    (notes / "go").touch()
+    own_instance.up()
+    with grpc.insecure_channel(own_instance.endpoint) as channel:
+        admin = AdminServiceStub(channel)
+        wanted = execution_pb2.WorkflowExecutionGetRequest(id=execution)
+        ended = wait_until("it is over", lambda: (e := admin.GetExecution(wanted)).closure.phase >= SUCCEEDED and e)
+        assert ended.closure.phase == SUCCEEDED, ended.closure.error
+        data = admin.GetExecutionData(execution_pb2.WorkflowExecutionGetDataRequest(id=execution))
+    outputs = data.full_outputs.literals["o0"].collection.literals
+    assert [member.scalar.primitive.integer for member in outputs] == list(range(6))
+    assert {note.stem: note.read_text() for note in notes.glob("*.runs")} == dict.fromkeys("012345", "ran\n")

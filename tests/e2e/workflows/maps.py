@@ -91,7 +91,7 @@ def timed(seconds: list[float]) -> list[float]:
 @task
 def lasting(number: int, folder: str) -> int:
     Path(folder, f"{number}.pid").write_text(str(os.getpid()))
-    while not Path(folder, "go").exists():
+    while not (Path(folder, "go").exists() or Path(folder, f"{number}.go").exists()):
         time.sleep(0.02)
     with Path(folder, f"{number}.runs").open("a") as notes:
         notes.write("ran\n")
