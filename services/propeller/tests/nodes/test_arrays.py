@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import pytest
@@ -31,6 +33,7 @@ from aerodrome.propeller.engine.state import (
 )
 from aerodrome.propeller.layout import OUTPUTS, Layout
 from aerodrome.propeller.literals import Literals
+from aerodrome.propeller.nodes import arrays
 from aerodrome.propeller.nodes.admin_client import AdminClient
 from aerodrome.propeller.nodes.arrays import INDEX, INDEX_NAME, INDEX_OFFSET, ArrayHandler
 from aerodrome.propeller.nodes.bindings import Unresolvable
@@ -199,9 +202,6 @@ class World:
         known = await self.run.literals.read(self.run.layout.outputs(self.node))
         members = known.literals["o0"].collection.literals
         return [None if member.scalar.HasField("none_type") else member.scalar.primitive.integer for member in members]
-
-
-Make = Callable[..., Any]
 
 
 async def build(
@@ -433,3 +433,14 @@ def test_items_of_one_map_never_share_a_name() -> None:
     node.unique_id = "a-node-with-a-long-id"
     layout = Layout(execution="e" * 40, data_dir="/d", raw_base="/r")
     assert len({layout.item_id(node, index) for index in range(30_000)}) == 30_000
+
+
+def test_whatever_handlers_of_items_tell_the_engine_means_something_for_an_item() -> None:
+    of_nodes_alone = {"prepared", "prepare_failed", "already_done", "collected", "collect_failed"}
+    folder = Path(arrays.__file__).parent
+    told = {
+        name
+        for module in ("tasks.py", "cached.py", "launch_plans.py")
+        for name in re.findall(r"engine\.(\w+)\(", (folder / module).read_text())
+    }
+    assert told - of_nodes_alone <= set(dir(arrays._ItemEngine))
