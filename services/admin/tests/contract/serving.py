@@ -53,6 +53,7 @@ class Served:
     storage: LocalStorage
     url: str
     session: aiohttp.ClientSession
+    channel: grpc.aio.Channel
 
     async def ask(self, verb: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
         """A request over HTTP: its status and the JSON of its answer."""
@@ -199,6 +200,7 @@ async def served(
                 storage,
                 where[0],
                 session,
+                channel,
             )
         finally:
             background.cancel()
