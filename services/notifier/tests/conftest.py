@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from flyteidl.admin.common_pb2 import Notification
-from flyteidl.core.execution_pb2 import WorkflowExecution
+from google.protobuf.json_format import ParseDict
 
 from aerodrome.idl.messages.v1.messages_pb2 import EntityVersion, ExecutionEnded
 from aerodrome.idl.notifier.v1 import notifier_pb2 as messages
@@ -64,7 +64,7 @@ async def until(look: Callable[[], object], seconds: float = 30.0) -> None:
 
 def notification(kind: str, *recipients: str, phases: tuple[str, ...] = ("FAILED",), template: str = "") -> bytes:
     """What an execution asks for."""
-    made = Notification(phases=[WorkflowExecution.Phase.Value(each) for each in phases])
+    made = ParseDict({"phases": list(phases)}, Notification())
     getattr(made, kind).recipients_email.extend(recipients)
     getattr(made, kind).template = template
     return made.SerializeToString()

@@ -202,7 +202,7 @@ async def test_the_log_is_filtered_and_paged_and_refuses_what_makes_no_sense(wor
         messages.ListDeliveriesRequest(page_size=1001),
         messages.ListDeliveriesRequest(page_token="bm8="),
         messages.ListDeliveriesRequest(page_token="\xff"),
-        messages.ListDeliveriesRequest(filter=messages.DeliveryFilter(statuses=[9])),
+        messages.ListDeliveriesRequest(filter=messages.DeliveryFilter.FromString(b"\x3a\x01\x09")),
         messages.ListDeliveriesRequest(filter=messages.DeliveryFilter(rule="\0")),
     ):
         with pytest.raises(grpc.aio.AioRpcError) as refused:

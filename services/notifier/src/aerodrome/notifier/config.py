@@ -270,7 +270,7 @@ class NotifierSection(Section):
     retry: RetryConfig = RetryConfig()
     network: NetworkConfig = NetworkConfig()
     timeout: Duration = timedelta(seconds=10)
-    """How long one attempt may take.  Another process takes over what a killed one left after this and 5 s."""
+    """How long one attempt may take.  Another process takes over what a killed one left after this and 2 s."""
     concurrency: int = Field(default=32, ge=1, le=1_000)
     """Attempts at once; those of one channel take at most about half of it."""
     resync: Duration = timedelta(seconds=30)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -45,6 +46,7 @@ class Endpoint:
         self.answer: Callable[[Request], Answer] = lambda _: Answer()
         """May block, which keeps the caller waiting, and runs in a thread of its own."""
         self._arrived = threading.Condition()
+        self._connections: set[socket.socket] = set()
         self._server: ThreadingHTTPServer | None = None
         self._thread: threading.Thread | None = None
 
@@ -83,6 +85,14 @@ class Endpoint:
             block_on_close = False
             request_queue_size = 128
 
+            def process_request(self, request: Any, client_address: Any) -> None:
+                endpoint._connections.add(request)
+                super().process_request(request, client_address)
+
+            def shutdown_request(self, request: Any) -> None:
+                endpoint._connections.discard(request)
+                super().shutdown_request(request)
+
             def handle_error(self, request: Any, client_address: Any) -> None:
                 pass  # a connection that was reset
 
@@ -91,12 +101,15 @@ class Endpoint:
         self._thread.start()
 
     def stop(self) -> None:
-        """Listen no more."""
+        """Listen no more, and end the connections that are kept open."""
         server, self._server = self._server, None
         if server is not None and self._thread is not None:
             server.shutdown()
             server.server_close()
             self._thread.join()
+            for connection in list(self._connections):
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
 
     def wait(self, count: int, seconds: float = 60.0) -> list[Request]:
         """All requests once there are so many.  Raises TimeoutError."""

@@ -34,7 +34,7 @@ from aerodrome.stdlib.telemetry.metrics import Metrics
 
 log = get_logger(__name__)
 
-GRACE = timedelta(seconds=5)
+GRACE = timedelta(seconds=2)
 """How much longer than an attempt may take its process is believed to be alive."""
 _TROUBLE_SECONDS = 1.0
 _RECORDING_TRIES = 4
