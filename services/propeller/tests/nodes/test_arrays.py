@@ -414,6 +414,25 @@ async def test_a_missing_result_fails_the_map_and_does_not_shorten_the_list(
     assert world.node.failure.code == "OutputsNotFound"
 
 
+async def test_results_that_are_too_large_together_fail_the_map_with_what_to_do(make: Make) -> None:
+    world = await make({"a": a_list(number(1), number(2))}, config=ArrayNodeConfig(max_output_mbs=1))
+    reference = world.run.layout.item_dir(world.node, 1)
+    large = literals_pb2.LiteralMap(literals={"o0": text("x" * 2**20)})
+    await world.run.literals.storage.write(f"{reference}/0/{OUTPUTS}", large.SerializeToString())
+    real = world.items.start
+
+    async def start(run: Run, node: NodeState, attempt: int) -> None:
+        if node.number == 1:
+            run.post(lambda engine, now: engine.succeeded(node, attempt, now))
+        else:
+            await real(run, node, attempt)
+
+    world.items.start = start  # type: ignore[method-assign]
+    await world.settle()
+    assert world.node.failure is not None
+    assert world.node.failure.code == "OutputsTooLarge"
+
+
 async def test_an_array_of_branches_is_refused(make: Make) -> None:
     def branch(array: workflow_pb2.ArrayNode) -> None:
         array.node.branch_node.if_else.case.then_node.id = "arm"

@@ -36,6 +36,8 @@ class ArrayNodeConfig(Section):
     """Accepted for the reference's sake: starts of items are kept as they are."""
     max_items: int = Field(default=1_000_000, ge=1)
     """Most items of one map; the control plane keeps no more of one (`journal.max_items`)."""
+    max_output_mbs: int = Field(default=256, ge=1)
+    """Most that the outputs of all items of a map may come to, in MiB."""
     max_items_at_once: int = Field(default=200, ge=1)
     """Most items of one map that are queued at the runtime at a time, whatever the map permits."""
 

@@ -31,12 +31,15 @@ class Literals:
         self._bytes = 0
 
     async def read(self, reference: str) -> literals_pb2.LiteralMap:
-        """The map at `reference`.  Raises the storage's errors, and Corrupt."""
+        """The map at `reference`, however large: what is written was measured then.
+
+        Raises the storage's errors, and Corrupt.
+        """
         known = self._kept.get(reference)
         if known is not None:
             self._kept.move_to_end(reference)
             return known[0]
-        return self.keep(reference, await self.storage.read(reference))
+        return self.keep(reference, await self.storage.read(reference, limit_bytes=0))
 
     def keep(self, reference: str, data: bytes) -> literals_pb2.LiteralMap:
         """Parse and remember what is stored at `reference`.  Raises Corrupt."""

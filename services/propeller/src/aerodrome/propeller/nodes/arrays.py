@@ -146,6 +146,7 @@ class ArrayHandler:
         await array.settle()
         variables = _output_names(node)
         gathered = literals_pb2.LiteralMap()
+        room = self._config.max_output_mbs * 2**20
         for name in variables:
             gathered.literals[name].collection.SetInParent()
         for begin in range(0, items.plan.size, _AT_A_TIME):
@@ -155,7 +156,11 @@ class ArrayHandler:
                 for index in indexes
                 if items.phases[index] == TaskPhase.SUCCEEDED
             ]
-            outputs = iter(await asyncio.gather(*read))
+            found = await asyncio.gather(*read)
+            room -= sum(each.ByteSize() for each in found)
+            if room < 0:
+                return _too_large(node, self._config.max_output_mbs)
+            outputs = iter(found)
             for index in indexes:
                 known = next(outputs) if items.phases[index] == TaskPhase.SUCCEEDED else None
                 _gather(node, gathered, index, known)
@@ -547,6 +552,17 @@ def _gather(
             literal.collection.literals.add().CopyFrom(outputs.literals[name])
         else:
             raise Unresolvable(f"item {index} of node {node.spec.id} gave no output {name}", "OutputsNotFound")
+
+
+def _too_large(node: NodeState, most_mbs: int) -> Observation:
+    failure = Failure(
+        "OutputsTooLarge",
+        f"the outputs of the items of node {node.spec.id} come to more than {most_mbs} MiB "
+        "(propeller.array-node-config.max-output-mbs): return files or references instead of large values",
+        ErrorKind.USER,
+        retryable=False,
+    )
+    return lambda engine, now: engine.collect_failed(node, failure, now)
 
 
 def _refused(node: NodeState, code: str, message: str) -> Observation:
