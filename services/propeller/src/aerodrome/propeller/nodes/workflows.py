@@ -5,7 +5,7 @@ Source: spec/data-plane.md, 3.2, 3.4, 3.5.
 
 from __future__ import annotations
 
-from aerodrome.plugins.api import ErrorKind, Failure
+from aerodrome.plugins.api import Failure
 from aerodrome.propeller.engine.graph import END
 from aerodrome.propeller.engine.state import NodeState
 from aerodrome.propeller.layout import OUTPUTS
@@ -59,19 +59,3 @@ class BranchHandler(Coordinating):
         outputs = await run.outputs(node.inner, arm.spec.id)
         await run.literals.write(run.layout.outputs(node), outputs)
         return lambda engine, now: engine.collected(node, now)
-
-
-class UnsupportedHandler(Coordinating):
-    """A node kind that this data plane cannot run: fails at once, and says so."""
-
-    async def prepare(self, run: Run, node: NodeState) -> Observation:
-        failure = Failure(
-            "UnsupportedNodeKind",
-            f"node {node.spec.id} is a {node.spec.kind.value} node, which this version of propeller does not run yet",
-            ErrorKind.USER,
-            retryable=False,
-        )
-        return lambda engine, now: engine.prepare_failed(node, failure, now)
-
-    async def collect(self, run: Run, node: NodeState) -> Observation:
-        raise AssertionError("an unsupported node nests nothing")
