@@ -36,6 +36,7 @@ from aerodrome.stdlib.rpc.server import RpcServer
 from aerodrome.stdlib.storage import LocalSigner
 from aerodrome.stdlib.storage.http import routes as storage_routes
 from aerodrome.stdlib.storage.local import LocalStorage
+from aerodrome.stdlib.telemetry import Telemetry
 
 PROJECT, DOMAIN = "flytesnacks", "development"
 DEFAULTS = {"flyte": {"admin": {"seed_projects": [PROJECT]}}}
@@ -156,7 +157,11 @@ async def refused(call: Awaitable[Any]) -> tuple[str, str]:
 
 @asynccontextmanager
 async def served(
-    server: ServerForTests, directory: Path, config: Mapping[str, Any] | None = None, bus: Bus | None = None
+    server: ServerForTests,
+    directory: Path,
+    config: Mapping[str, Any] | None = None,
+    bus: Bus | None = None,
+    telemetry: Telemetry | None = None,
 ) -> AsyncIterator[Served]:
     """A control plane on a database of its own, for as long as the block lasts; it announces on `bus`."""
     settings = AdminConfig.model_validate(DEFAULTS | dict(config or {}))
@@ -174,6 +179,7 @@ async def served(
             storage=storage,
             clock=clock,
             public_url=lambda: where[0],
+            telemetry=telemetry,
             bus=bus,
             outside=NOBODY if bus is None else await open_outside(settings, bus, stack),
         )

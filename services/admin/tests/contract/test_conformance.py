@@ -190,7 +190,7 @@ async def test_3_a_used_name_already_exists_and_wrong_inputs_are_named(platform:
 
 
 STRUCT = {"simple": "STRUCT"}
-UNION = {"unionType": {"variants": [
+UNION: dict[str, Any] = {"unionType": {"variants": [
     STRING | {"structure": {"tag": "str"}}, {"simple": "NONE", "structure": {"tag": "none"}},
 ]}}  # fmt: skip
 NESTED = {"collectionType": {"mapValueType": {"collectionType": INTEGER}}}
@@ -473,7 +473,7 @@ async def test_12_without_identity_nobody_is_asked_who_they_are(platform: Served
 
 
 async def test_13_generated_names_are_hidden_and_single_tasks_show_their_task(platform: Served) -> None:
-    made = {"project": PROJECT, "domain": DOMAIN, "spec": {"launchPlan": entity("TASK", "t")}}
+    made: dict[str, Any] = {"project": PROJECT, "domain": DOMAIN, "spec": {"launchPlan": entity("TASK", "t")}}
     inputs = {"literals": {"a": literal(1)}}
     single = (await granted(platform, "CreateExecution", made | {"inputs": inputs})).id
     for kind in ("WORKFLOW", "LAUNCH_PLAN"):
@@ -486,8 +486,8 @@ async def test_13_generated_names_are_hidden_and_single_tasks_show_their_task(pl
         assert not [each for each in active.entities if each.id.name.startswith(".flytegen")]
     found = await everywhere(platform, "GetExecution", {"id": place_of(single.name)})
     assert found.spec.launch_plan == request_of("GetTask", {"id": entity("TASK", "t")}).id
-    request = {"id": place_of(), "limit": 10, "filters": "eq(launch_entity,task)"}
-    of_tasks = await everywhere(platform, "ListExecutions", request)
+    question = {"id": place_of(), "limit": 10, "filters": "eq(launch_entity,task)"}
+    of_tasks = await everywhere(platform, "ListExecutions", question)
     assert [each.id.name for each in of_tasks.executions] == [single.name]
 
 

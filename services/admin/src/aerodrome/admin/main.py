@@ -21,6 +21,7 @@ from aerodrome.admin.managers.attributes import AttributeManager
 from aerodrome.admin.managers.children import ChildManager
 from aerodrome.admin.managers.compiling import Compiler
 from aerodrome.admin.managers.concurrency import ConcurrencyManager
+from aerodrome.admin.managers.counting import JournalCounters
 from aerodrome.admin.managers.data import DataManager
 from aerodrome.admin.managers.dataproxy import DataProxyManager
 from aerodrome.admin.managers.executions import ExecutionManager
@@ -128,6 +129,9 @@ class Admin:
             metrics=None if telemetry is None else telemetry.metrics,
         )
         self._journal.subscribe(self._concurrency.told)
+        if telemetry is not None:
+            counters = JournalCounters(telemetry.metrics, scope=config.flyteadmin.metrics_scope)
+            self._journal.subscribe(counters.told)
         workflows = WorkflowManager(database, storage, clock, config, self._compiler)
         reading = ReadingManager(database)
         data = DataManager(database, storage, config.remote_data)
@@ -163,13 +167,15 @@ class Admin:
     def services(self) -> list[tuple[Callable[[Any, Any], None], object]]:
         """The servicers, each with the generated function that adds it to a server."""
         rpcs = AdminRpcs(self.managers)
+        signals = SignalRpcs(self._signals)
         limit(rpcs, self.config.limits, self._clock)
         if self.telemetry is not None:
             measure(rpcs, self.telemetry.metrics, scope=self.config.flyteadmin.metrics_scope)
+            measure(signals, self.telemetry.metrics, scope=self.config.flyteadmin.metrics_scope, part="signal")
         return [
             (add_AdminServiceServicer_to_server, rpcs),
             (add_DataProxyServiceServicer_to_server, DataProxyRpcs(self._dataproxy)),
-            (add_SignalServiceServicer_to_server, SignalRpcs(self._signals)),
+            (add_SignalServiceServicer_to_server, signals),
             (add_ItemServiceServicer_to_server, ItemRpcs(self._items)),
             (
                 add_JournalServiceServicer_to_server,

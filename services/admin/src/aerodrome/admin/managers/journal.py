@@ -555,7 +555,7 @@ class _Lane:
             return
         for (_, future), answer in zip(group, outcomes, strict=True):
             _answer(future, answer)
-        if told.controls or told.ended:
+        if told:
             self._tell(told)
 
 

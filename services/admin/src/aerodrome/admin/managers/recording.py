@@ -150,6 +150,16 @@ class Told:
     """Decisions, with the session that has to carry them out."""
     ended: list[tuple[int, int | None]] = field(default_factory=list)
     """Executions that are over, with the session that held them."""
+    ended_in: list[str] = field(default_factory=list)
+    """The phases of those, by name and in the same order."""
+    workflow_events: int = 0
+    node_events: int = 0
+    task_events: int = 0
+    """How many events were accepted, of each kind."""
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to tell."""
+        return bool(self.controls or self.ended or self.workflow_events or self.node_events or self.task_events)
 
 
 _STATUS_OF = {
@@ -622,6 +632,7 @@ class _Group:
         working.lease_changed = True
         working.ended = True
         self.told.ended.append((working.folded.execution_id, working.session_before))
+        self.told.ended_in.append(WORKFLOW_NAMES[working.folded.own.phase])
 
     def _fold(self, working: _Working, report: Report, writer: Writer) -> Verdict:
         if report.refused is not None:
@@ -636,6 +647,7 @@ class _Group:
                 node = folded.nodes[report.node_id]
                 assert node is not None  # folding has made it
                 working.nodes[report.node_id] = node
+                self.told.node_events += report.event is not None
             return verdict
         if isinstance(report, TaskReport):
             if report.event is None:
@@ -648,6 +660,7 @@ class _Group:
                 for key, task in node.tasks.items():
                     if key.retry_attempt == report.attempt:
                         working.tasks[report.node_id, key] = task
+                self.told.task_events += report.event is not None
             return verdict
         if isinstance(report, ItemsReport):
             verdict = fold_items(folded, report.node_id, report.changes)
@@ -668,6 +681,7 @@ class _Group:
         verdict = fold_workflow(own, report.event, writer)
         if verdict is ACCEPTED:
             working.own_changed = True
+            self.told.workflow_events += 1
             if report.state:
                 working.lease.workflow_state = report.state
             if own.phase in WORKFLOW_TERMINAL:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from aerodrome.stdlib.errors import AerodromeError, Kind
-from aerodrome.stdlib.telemetry import Metrics
+from aerodrome.stdlib.telemetry import Counter, Metrics
 
 ENDPOINTS: Mapping[str, str] = {
     "CreateExecution": "create_execution",
@@ -59,21 +59,35 @@ ENDPOINTS: Mapping[str, str] = {
     "ListWorkflowIds": "list_workflow_ids",
     "GetDescriptionEntity": "get_description_entity",
     "ListDescriptionEntities": "list_description_entity",
+    **{
+        f"{verb}{level}Attributes": f"{verb.lower()}_{name}_attrs"
+        for verb in ("Update", "Get", "Delete")
+        for level, name in (("Project", "project"), ("ProjectDomain", "project_domain"), ("Workflow", "workflow"))
+    },
+    "ListMatchableAttributes": "list_matchable_resource_attrs",
+    "GetVersion": "get_version",
+    "GetOrCreateSignal": "create_signal",
+    "ListSignals": "list_signals",
+    "SetSignal": "set_signal",
 }
-"""The methods of AdminService that are measured, and what they are called."""
+"""The methods of AdminService and SignalService, and what they are called."""
 
 Handler = Callable[[Any, Any], Awaitable[Any]]
 
 
-def measure(servicer: object, metrics: Metrics, *, scope: str) -> None:
-    """Replace the handlers of `servicer` by ones that count and time; `scope` precedes the names, as `flyte:`."""
+def measure(servicer: object, metrics: Metrics, *, scope: str, part: str = "admin") -> None:
+    """Replace the handlers of `servicer` by ones that count and time.
+
+    The names begin with `scope`, such as `flyte:`, and `admin:<part>`.
+    """
+    panics = metrics.counter(f"{scope}admin:{part}:handler_panic", description="Calls that a defect ended")
     for method, endpoint in ENDPOINTS.items():
         handler: Handler | None = getattr(servicer, method, None)
         if handler is not None and asyncio.iscoroutinefunction(handler):
-            setattr(servicer, method, _measured(handler, metrics, f"{scope}admin:admin:{endpoint}"))
+            setattr(servicer, method, _measured(handler, metrics, f"{scope}admin:{part}:{endpoint}", panics))
 
 
-def _measured(handler: Handler, metrics: Metrics, prefix: str) -> Handler:
+def _measured(handler: Handler, metrics: Metrics, prefix: str, panics: Counter) -> Handler:
     duration = metrics.stopwatch(f"{prefix}:duration_ms")
     succeeded = metrics.counter(f"{prefix}:success")
     failed = metrics.counter(f"{prefix}:errors")
@@ -87,6 +101,8 @@ def _measured(handler: Handler, metrics: Metrics, prefix: str) -> Handler:
             answer = await handler(request, context)
         except BaseException as error:
             failed.add()
+            if not isinstance(error, AerodromeError | asyncio.CancelledError):
+                panics.add()
             ended(_code_name(error))
             raise
         else:
