@@ -96,7 +96,8 @@ scheduler: workflowExecutor.accountId workflowExecutor.aws.**
 scheduler: workflowExecutor.local.adminRateLimit.tps workflowExecutor.local.adminRateLimit.burst
 scheduler: workflowExecutor.local.useUTCTz
 scheduler: server.** timeZone misfire.** retry.** lease.** concurrency callTimeout resync decisionsKept backfillSlots
-notifications: type region aws.region aws.endpoint gcp.projectId publisher.topicName reconnectAttempts reconnectDelaySeconds
+notifications: type region aws.region aws.endpoint gcp.projectId publisher.topicName
+notifications: reconnectAttempts reconnectDelaySeconds
 notifications: processor.queueName processor.accountId
 notifications: emailer.subject emailer.sender emailer.body emailer.emailServerConfig.**
 externalEvents: enable enabled type aws.region gcp.projectId eventsPublisher.topicName eventsPublisher.eventTypes

@@ -16,11 +16,11 @@ from aerodrome.stdlib.config import (
     Duration,
     LoggerConfig,
     Quantity,
-    SecretText,
     Section,
     StorageConfig,
     TelemetryConfig,
 )
+from aerodrome.stdlib.postgres.config import DatabaseConfig
 from aerodrome.stdlib.pubsub.config import BusConfig
 
 
@@ -124,33 +124,6 @@ class ServerConfig(Section):
     data_proxy: DataProxyConfig = DataProxyConfig()
     read_header_timeout_seconds: int = 32
     graceful_shutdown_timeout_seconds: int = 10
-
-
-class PostgresConfig(Section):
-    host: str = "localhost"
-    port: int = 30001
-    dbname: str = "postgres"
-    username: str = "postgres"
-    password: SecretText = SecretText("")
-    password_path: Path | None = None
-    """File that holds the password, from a mounted secret; wins over `password`."""
-    options: str = "sslmode=disable"
-    read_replica_host: str = ""
-    debug: bool = False
-
-
-class DatabaseConfig(Section):
-    aliases: ClassVar[Mapping[str, str]] = {
-        name: f"postgres.{name}" for name in ("host", "port", "dbname", "username", "password", "options", "debug")
-    } | {"passwordpath": "postgres.password_path", "readreplicahost": "postgres.read_replica_host"}
-
-    postgres: PostgresConfig = PostgresConfig()
-    max_idle_connections: int = Field(default=2, ge=0)
-    """Connections that are kept open while nothing happens."""
-    max_open_connections: int = Field(default=20, ge=1)
-    conn_max_life_time: Duration = timedelta(hours=1)
-    statement_timeout: Duration = timedelta(seconds=15)
-    """Longest a statement may run before the server cancels it."""
 
 
 class SignedUrlsConfig(Section):

@@ -8,35 +8,32 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import signal
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
 
 from aiohttp import web
 
 from aerodrome.admin import gateway
-from aerodrome.admin.config import AdminConfig, PostgresConfig, ServerConfig
+from aerodrome.admin.config import AdminConfig, ServerConfig
 from aerodrome.admin.main import DEFAULT_MESSAGE_BYTES, MIGRATIONS, SERVICE, Admin
 from aerodrome.admin.managers.announcing import open_outside
 from aerodrome.stdlib import http, logger, operations
 from aerodrome.stdlib.clock import SystemClock
 from aerodrome.stdlib.config import load
 from aerodrome.stdlib.errors import FailedPrecondition
-from aerodrome.stdlib.postgres.database import Database, create_if_missing
+from aerodrome.stdlib.postgres.config import open_database
 from aerodrome.stdlib.postgres.migrations import migrate
 from aerodrome.stdlib.pubsub.opening import open_bus
 from aerodrome.stdlib.rpc.server import RpcServer
+from aerodrome.stdlib.service import LOOPBACK, check_exposure, run_until_told
 from aerodrome.stdlib.storage import LocalSigner, open_storage
 from aerodrome.stdlib.storage.http import routes as storage_routes
 from aerodrome.stdlib.storage.local import LocalStorage
 from aerodrome.stdlib.storage.signing import key_at
 from aerodrome.stdlib.telemetry import Telemetry
-
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 async def serve(config_files: Sequence[Path], overrides: Mapping[str, Any]) -> None:
@@ -50,7 +47,6 @@ async def serve(config_files: Sequence[Path], overrides: Mapping[str, Any]) -> N
     _check_exposure(settings)
     clock = SystemClock()
     http_port = settings.http_port
-    dsn = await create_if_missing(database_dsn(config.database.postgres, "postgres"), config.database.postgres.dbname)
 
     def public_url() -> str:
         scheme = "https" if settings.security.secure else "http"
@@ -58,15 +54,7 @@ async def serve(config_files: Sequence[Path], overrides: Mapping[str, Any]) -> N
         return settings.data_proxy.public_url or f"{scheme}://{host}:{http_port}"
 
     async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(
-            Database(
-                dsn,
-                min_size=config.database.max_idle_connections,
-                max_size=config.database.max_open_connections,
-                statement_timeout=config.database.statement_timeout,
-                application_name="aerodrome-admin",
-            )
-        )
+        database = await stack.enter_async_context(open_database(config.database, name="aerodrome-admin"))
         await migrate(database, MIGRATIONS, service=SERVICE)
         signer = LocalSigner(await asyncio.to_thread(_signing_key, config), public_url, clock)
         storage = await stack.enter_async_context(open_storage(config.storage, clock=clock, signer=signer))
@@ -118,7 +106,8 @@ async def serve(config_files: Sequence[Path], overrides: Mapping[str, Any]) -> N
                 tls=tls,
             )
         )
-        await _run_until_told(admin, telemetry, server, grace, serving)
+        parts = {"admin": admin.run(), "telemetry": telemetry.run()}
+        await run_until_told(server, parts, grace=grace, serving=serving)
 
 
 def _application(config: AdminConfig, server: RpcServer) -> web.Application:
@@ -131,7 +120,7 @@ def _application(config: AdminConfig, server: RpcServer) -> web.Application:
             origins=security.allowed_origins or ("*",), headers=tuple({"Content-Type", *security.allowed_headers})
         )
     # Beyond the loopback (which needs insecureBind) the names under which people reach it are not known here.
-    hosts = http.LOOPBACK_HOSTS if settings.host in _LOOPBACK else None
+    hosts = http.LOOPBACK_HOSTS if settings.host in LOOPBACK else None
     app = web.Application(
         middlewares=http.middlewares(allowed_hosts=hosts, cors=cors),
         client_max_size=settings.grpc.max_message_size_bytes or DEFAULT_MESSAGE_BYTES,
@@ -153,33 +142,6 @@ def _signing_key(config: AdminConfig) -> bytes:
     return key_at(path)
 
 
-async def _run_until_told(
-    admin: Admin, telemetry: Telemetry, server: RpcServer, grace: timedelta, serving: asyncio.Event
-) -> None:
-    """Serve; on a signal stop taking calls first, then the parts that the last calls need."""
-    told = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for each in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(each, told.set)
-    background = asyncio.create_task(admin.run(), name="admin")
-    measuring = asyncio.create_task(telemetry.run(), name="telemetry")
-    waiting = asyncio.create_task(told.wait(), name="signals")
-    try:
-        await server.start()
-        serving.set()
-        await asyncio.wait({background, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        serving.clear()
-        await server.stop(grace)
-        for task in (waiting, measuring, background):
-            task.cancel()
-        await asyncio.wait({waiting, measuring, background})
-        for each in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(each)
-    if not background.cancelled():
-        background.result()
-
-
 def _check_exposure(server: ServerConfig) -> None:
     """Nothing that anybody could use is served to other machines by accident."""
     if server.security.use_auth:
@@ -187,31 +149,7 @@ def _check_exposure(server: ServerConfig) -> None:
             "server.security.useAuth is set, and this release cannot authenticate callers yet: put an authenticating "
             "proxy in front of it, or unset it"
         )
-    if server.host not in ("127.0.0.1", "localhost", "::1") and not server.insecure_bind:
-        raise FailedPrecondition(
-            f"server.host is {server.host}, so that everybody who reaches it could run commands here: there is no "
-            "authentication; listen on 127.0.0.1, or set server.insecureBind where the network is closed"
-        )
-
-
-def database_dsn(config: PostgresConfig, database: str) -> str:
-    """The connection text for a database of the configured server."""
-    password = config.password.get_secret_value()
-    if config.password_path is not None:
-        try:
-            password = config.password_path.read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise FailedPrecondition(
-                f"the database's password cannot be read from {config.password_path}: {error.strerror}"
-            ) from error
-    login = quote(config.username, safe="") + (f":{quote(password, safe='')}" if password else "")
-    options = dict(option.split("=", 1) for option in config.options.split() if "=" in option)
-    if config.host.startswith("/"):
-        return f"postgresql://{login}@/{quote(database, safe='')}?" + urlencode(
-            {"host": config.host, "port": config.port} | options
-        )
-    host = f"[{config.host}]" if ":" in config.host else config.host
-    return f"postgresql://{login}@{host}:{config.port}/{quote(database, safe='')}?{urlencode(options)}"
+    check_exposure(server.host, insecure_bind=server.insecure_bind, section="server")
 
 
 def _tls(config: AdminConfig) -> tuple[bytes, bytes] | None:

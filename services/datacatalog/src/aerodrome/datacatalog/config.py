@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import timedelta
-from pathlib import Path
-from typing import ClassVar
 
 from pydantic import Field
 
-from aerodrome.stdlib.config import Duration, LoggerConfig, SecretText, Section, StorageConfig, TelemetryConfig
+from aerodrome.stdlib.config import Duration, LoggerConfig, Section, StorageConfig, TelemetryConfig
+from aerodrome.stdlib.postgres.config import DatabaseConfig, PostgresConfig
 
 
 class CatalogSection(Section):
@@ -18,7 +16,8 @@ class CatalogSection(Section):
     storage_prefix: str = "metadata"
     """Where literals are stored, below the storage's container."""
     metrics_scope: str = "datacatalog"
-    profiler_port: int = 10254
+    profiler_port: int = Field(default=10254, ge=0, le=65535)
+    """The operational port: /metrics, /healthcheck, /version, /config; 0 for none."""
     heartbeat_grace_period_multiplier: int = Field(default=3, ge=1)
     """A reservation ends after so many heartbeats without an extension; less than 2 leaves no room for a late one."""
     max_reservation_heartbeat: Duration = timedelta(seconds=10)
@@ -45,26 +44,16 @@ class ApplicationConfig(Section):
     graceful_shutdown_timeout_seconds: int = Field(default=10, ge=0)
 
 
-class PostgresConfig(Section):
-    host: str = "localhost"
-    port: int = 30001
+class CatalogPostgresConfig(PostgresConfig):
+    """`database.postgres`, with a database of its own."""
+
     dbname: str = "datacatalog"
-    username: str = "postgres"
-    password: SecretText = SecretText("")
-    password_path: Path | None = None
-    """File that holds the password, from a mounted secret; wins over `password`."""
-    options: str = "sslmode=disable"
 
 
-class DatabaseConfig(Section):
-    aliases: ClassVar[Mapping[str, str]] = {
-        name: f"postgres.{name}" for name in ("host", "port", "dbname", "username", "password", "options")
-    } | {"passwordpath": "postgres.password_path"}
+class CatalogDatabaseConfig(DatabaseConfig):
+    """`database`."""
 
-    postgres: PostgresConfig = PostgresConfig()
-    max_idle_connections: int = Field(default=2, ge=0)
-    max_open_connections: int = Field(default=20, ge=1)
-    statement_timeout: Duration = timedelta(seconds=15)
+    postgres: CatalogPostgresConfig = CatalogPostgresConfig()
 
 
 class AdminClientConfig(Section):
@@ -79,7 +68,7 @@ class CatalogConfig(Section):
 
     datacatalog: CatalogSection = CatalogSection()
     application: ApplicationConfig = ApplicationConfig()
-    database: DatabaseConfig = DatabaseConfig()
+    database: CatalogDatabaseConfig = CatalogDatabaseConfig()
     storage: StorageConfig = StorageConfig()
     logger: LoggerConfig = LoggerConfig()
     otel: TelemetryConfig = TelemetryConfig()

@@ -7,19 +7,17 @@ is the stand-alone process with a gRPC server of its own.
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
 
 import grpc
 from flyteidl.cacheservice.cacheservice_pb2_grpc import add_CacheServiceServicer_to_server
 from flyteidl.datacatalog.datacatalog_pb2_grpc import add_DataCatalogServicer_to_server
 
-from aerodrome.datacatalog.config import ApplicationConfig, CatalogConfig, PostgresConfig
+from aerodrome.datacatalog.config import CatalogConfig
 from aerodrome.datacatalog.managers.artifacts import ArtifactManager
 from aerodrome.datacatalog.managers.blobs import Blobs
 from aerodrome.datacatalog.managers.counting import Counting
@@ -33,15 +31,16 @@ from aerodrome.datacatalog.rpc.nodes import ControlPlane
 from aerodrome.datacatalog.rpc.outputs import CacheServiceRpcs
 from aerodrome.datacatalog.rpc.understanding import CatalogRpcs
 from aerodrome.idl.catalog.v1.catalog_pb2_grpc import add_CatalogServiceServicer_to_server
-from aerodrome.stdlib import logger
+from aerodrome.stdlib import logger, operations
 from aerodrome.stdlib.clock import Clock, SystemClock
 from aerodrome.stdlib.config import load
-from aerodrome.stdlib.errors import FailedPrecondition
 from aerodrome.stdlib.logger import get_logger
-from aerodrome.stdlib.postgres.database import Database, create_if_missing
+from aerodrome.stdlib.postgres.config import open_database
+from aerodrome.stdlib.postgres.database import Database
 from aerodrome.stdlib.postgres.migrations import migrate
 from aerodrome.stdlib.rpc.client import Tls, network_channel
 from aerodrome.stdlib.rpc.server import RpcServer
+from aerodrome.stdlib.service import check_exposure, run_until_told
 from aerodrome.stdlib.storage import Storage, open_storage
 from aerodrome.stdlib.telemetry import Telemetry
 
@@ -107,20 +106,10 @@ async def serve(config_files: Sequence[Path], overrides: Mapping[str, Any]) -> N
     config = load(CatalogConfig, config_files, overrides=overrides)
     logger.configure(config.logger)
     application = config.application
-    _check_exposure(application)
+    check_exposure(application.host, insecure_bind=application.insecure_bind, section="application")
     clock = SystemClock()
-    postgres = config.database.postgres
-    dsn = await create_if_missing(database_dsn(postgres, "postgres"), postgres.dbname)
     async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(
-            Database(
-                dsn,
-                min_size=config.database.max_idle_connections,
-                max_size=config.database.max_open_connections,
-                statement_timeout=config.database.statement_timeout,
-                application_name="aerodrome-datacatalog",
-            )
-        )
+        database = await stack.enter_async_context(open_database(config.database, name="aerodrome-datacatalog"))
         await migrate(database, MIGRATIONS, service=SERVICE)
         storage = await stack.enter_async_context(open_storage(config.storage, clock=clock))
         telemetry = Telemetry(config.otel)
@@ -148,60 +137,16 @@ async def serve(config_files: Sequence[Path], overrides: Mapping[str, Any]) -> N
         for add_to_server, servicer in service.services():
             server.add(add_to_server, servicer)
         grace = timedelta(seconds=application.graceful_shutdown_timeout_seconds)
-        await _run_until_told(service, telemetry, server, grace)
-
-
-async def _run_until_told(service: DataCatalog, telemetry: Telemetry, server: RpcServer, grace: timedelta) -> None:
-    """Serve; on a signal stop taking calls first, then the parts that the last calls need."""
-    told = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for each in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(each, told.set)
-    parts = [
-        asyncio.create_task(service.run(), name="datacatalog"),
-        asyncio.create_task(telemetry.run(), name="telemetry"),
-    ]
-    waiting = asyncio.create_task(told.wait(), name="signals")
-    try:
-        await server.start()
-        await asyncio.wait({*parts, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        await server.stop(grace)
-        for task in (waiting, *parts):
-            task.cancel()
-        await asyncio.wait({waiting, *parts})
-        for each in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(each)
-    for part in parts:
-        if not part.cancelled():
-            part.result()
-
-
-def _check_exposure(application: ApplicationConfig) -> None:
-    """Nothing that anybody could use is served to other machines by accident."""
-    if application.host not in ("127.0.0.1", "localhost", "::1") and not application.insecure_bind:
-        raise FailedPrecondition(
-            f"application.host is {application.host}, so that everybody who reaches it could change what tasks are "
-            "answered with: there is no authentication; listen on 127.0.0.1, or set application.insecureBind where the "
-            "network is closed"
+        serving = asyncio.Event()
+        await stack.enter_async_context(
+            operations.listening(
+                telemetry,
+                config,
+                ready=serving.is_set,
+                host=application.host,
+                port=config.datacatalog.profiler_port,
+                setting="datacatalog.profilerPort",
+            )
         )
-
-
-def database_dsn(config: PostgresConfig, database: str) -> str:
-    """The connection text for a database of the configured server."""
-    password = config.password.get_secret_value()
-    if config.password_path is not None:
-        try:
-            password = config.password_path.read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise FailedPrecondition(
-                f"the database's password cannot be read from {config.password_path}: {error.strerror}"
-            ) from error
-    login = quote(config.username, safe="") + (f":{quote(password, safe='')}" if password else "")
-    options = dict(option.split("=", 1) for option in config.options.split() if "=" in option)
-    if config.host.startswith("/"):
-        return f"postgresql://{login}@/{quote(database, safe='')}?" + urlencode(
-            {"host": config.host, "port": config.port} | options
-        )
-    host = f"[{config.host}]" if ":" in config.host else config.host
-    return f"postgresql://{login}@{host}:{config.port}/{quote(database, safe='')}?{urlencode(options)}"
+        parts = {"datacatalog": service.run(), "telemetry": telemetry.run()}
+        await run_until_told(server, parts, grace=grace, serving=serving)

@@ -17,10 +17,8 @@ _NAME = "aerodrome"
 async def database(config: SandboxConfig) -> AsyncIterator[str]:
     """The DSN of a database that exists; one that was started here is restarted if it dies, and stopped at the end."""
     if not config.embedded_database:
-        from aerodrome.admin.serving import database_dsn
-
         postgres = config.admin.database.postgres
-        yield await create_if_missing(database_dsn(postgres, "postgres"), postgres.dbname)
+        yield await create_if_missing(postgres.dsn("postgres"), postgres.dbname)
         return
     async with EmbeddedPostgres(config.data_dir / "postgres") as embedded:
         watch = asyncio.create_task(embedded.run(), name="postgres")

@@ -4,18 +4,16 @@ where it has them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import timedelta
-from pathlib import Path
-from typing import ClassVar, Literal
-from urllib.parse import quote, urlencode
+from typing import Literal
 
 from pydantic import Field, field_validator
 
 from aerodrome.scheduler.domain.cron import zone_of
 from aerodrome.scheduler.domain.misfire import Misfire, Policy
-from aerodrome.stdlib.config import Duration, LoggerConfig, SecretText, Section, TelemetryConfig
-from aerodrome.stdlib.errors import FailedPrecondition, InvalidArgument
+from aerodrome.stdlib.config import Duration, LoggerConfig, Section, TelemetryConfig
+from aerodrome.stdlib.errors import InvalidArgument
+from aerodrome.stdlib.postgres.config import DatabaseConfig
 from aerodrome.stdlib.pubsub.config import BusConfig
 
 
@@ -127,48 +125,6 @@ class AdminClientConfig(Section):
         """Whether calls are not encrypted."""
         host = self.endpoint.rpartition("///")[2].rpartition(":")[0]
         return self.insecure or host in ("localhost", "127.0.0.1", "[::1]")
-
-
-class PostgresConfig(Section):
-    host: str = "localhost"
-    port: int = 30001
-    dbname: str = "postgres"
-    username: str = "postgres"
-    password: SecretText = SecretText("")
-    password_path: Path | None = None
-    """File that holds the password, from a mounted secret."""
-    options: str = "sslmode=disable"
-
-    def dsn(self, database: str) -> str:
-        """How to connect to a database of this server.  Raises FailedPrecondition if the password cannot be read."""
-        password = self.password.get_secret_value()
-        if self.password_path is not None:
-            try:
-                password = self.password_path.read_text(encoding="utf-8").strip()
-            except OSError as error:
-                raise FailedPrecondition(
-                    f"the database's password cannot be read from {self.password_path}: {error.strerror}"
-                ) from error
-        login = quote(self.username, safe="") + (f":{quote(password, safe='')}" if password else "")
-        options: dict[str, str] = dict(option.split("=", 1) for option in self.options.split() if "=" in option)
-        if self.host.startswith("/"):
-            where = {"host": self.host, "port": str(self.port)}
-            return f"postgresql://{login}@/{quote(database, safe='')}?{urlencode(where | options)}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"postgresql://{login}@{host}:{self.port}/{quote(database, safe='')}?{urlencode(options)}"
-
-
-class DatabaseConfig(Section):
-    """`database`, as the control plane has it; the scheduler's tables may live beside the control plane's."""
-
-    aliases: ClassVar[Mapping[str, str]] = {
-        name: f"postgres.{name}" for name in ("host", "port", "dbname", "username", "password", "options")
-    } | {"passwordpath": "postgres.password_path"}
-
-    postgres: PostgresConfig = PostgresConfig()
-    max_open_connections: int = Field(default=10, ge=2)
-    statement_timeout: Duration = timedelta(seconds=15)
-    """Longest a statement may run before the server cancels it."""
 
 
 class SchedulerConfig(Section):

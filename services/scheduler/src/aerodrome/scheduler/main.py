@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -31,15 +30,17 @@ from aerodrome.scheduler.rpc.schedules import SchedulerRpcs
 from aerodrome.stdlib import logger, operations
 from aerodrome.stdlib.clock import Clock, SystemClock
 from aerodrome.stdlib.config import load
-from aerodrome.stdlib.errors import AerodromeError, FailedPrecondition
+from aerodrome.stdlib.errors import AerodromeError
 from aerodrome.stdlib.logger import get_logger
-from aerodrome.stdlib.postgres.database import Database, create_if_missing
+from aerodrome.stdlib.postgres.config import open_database
+from aerodrome.stdlib.postgres.database import Database
 from aerodrome.stdlib.postgres.migrations import migrate
 from aerodrome.stdlib.postgres.notify import Listener
 from aerodrome.stdlib.pubsub.bus import Bus
 from aerodrome.stdlib.pubsub.opening import open_bus
 from aerodrome.stdlib.rpc.client import Tls, network_channel
 from aerodrome.stdlib.rpc.server import RpcServer
+from aerodrome.stdlib.service import check_exposure, run_until_told
 from aerodrome.stdlib.telemetry import Telemetry
 from aerodrome.stdlib.telemetry.metrics import Metrics
 
@@ -286,24 +287,10 @@ async def serve(files: Sequence[Path], overrides: Mapping[str, Any]) -> None:
     config = load(SchedulerConfig, files, overrides=overrides)
     logger.configure(config.logger)
     section = config.scheduler
-    if section.server.host not in ("127.0.0.1", "localhost", "::1") and not section.server.insecure_bind:
-        raise FailedPrecondition(
-            f"scheduler.server.host is {section.server.host}, and nobody who reaches it is asked who they are: listen "
-            "on 127.0.0.1, or set scheduler.server.insecureBind where the network is closed"
-        )
+    check_exposure(section.server.host, insecure_bind=section.server.insecure_bind, section="scheduler.server")
     clock = SystemClock()
-    postgres = config.database.postgres
-    dsn = await create_if_missing(postgres.dsn("postgres"), postgres.dbname)
     async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(
-            Database(
-                dsn,
-                min_size=2,
-                max_size=config.database.max_open_connections,
-                statement_timeout=config.database.statement_timeout,
-                application_name="aerodrome-scheduler",
-            )
-        )
+        database = await stack.enter_async_context(open_database(config.database, name="aerodrome-scheduler"))
         await migrate(database, MIGRATIONS, service=SERVICE)
         telemetry = Telemetry(config.otel)
         stack.push_async_callback(telemetry.aclose)
@@ -325,36 +312,8 @@ async def serve(files: Sequence[Path], overrides: Mapping[str, Any]) -> None:
                 setting="scheduler.profilerPort",
             )
         )
-        await _run_until_told(scheduler, server, telemetry, serving)
-
-
-async def _run_until_told(
-    scheduler: Scheduler, server: RpcServer, telemetry: Telemetry, serving: asyncio.Event
-) -> None:
-    told = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for each in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(each, told.set)
-    tasks = {
-        asyncio.create_task(scheduler.run(), name="scheduler"),
-        asyncio.create_task(telemetry.run(), name="telemetry"),
-    }
-    waiting = asyncio.create_task(told.wait(), name="signals")
-    try:
-        await server.start()
-        serving.set()
-        await asyncio.wait({*tasks, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        serving.clear()
-        await server.stop()
-        for task in (waiting, *tasks):
-            task.cancel()
-        await asyncio.wait({waiting, *tasks})
-        for each in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(each)
-    for task in tasks:
-        if not task.cancelled():
-            task.result()
+        parts = {"scheduler": scheduler.run(), "telemetry": telemetry.run()}
+        await run_until_told(server, parts, grace=timedelta(seconds=10), serving=serving)
 
 
 def _holder() -> str:
