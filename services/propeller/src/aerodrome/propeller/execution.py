@@ -126,7 +126,8 @@ class Execution:
     ) -> None:
         self.execution_id = assignment.execution_id
         self.epoch = assignment.epoch
-        self.name = f"{assignment.project}/{assignment.domain}/{assignment.name}"
+        self.key = (assignment.project, assignment.domain, assignment.name)
+        self.name = "/".join(self.key)
         self.session = session
         self.run_view: Run | None = None
         self.forced = False
@@ -161,8 +162,10 @@ class Execution:
             case "signal":
                 self._signals.set(control.signal.signal_id, control.signal.value, control.sequence)
             case "child_ended":
-                ended = identifier_pb2.WorkflowExecutionIdentifier(name=control.child_ended.name)
-                ended.project, ended.domain, _ = self.name.split("/", 2)
+                project, domain, _ = self.key
+                ended = identifier_pb2.WorkflowExecutionIdentifier(
+                    project=project, domain=domain, name=control.child_ended.name
+                )
                 self._around.children.hint(ended)
             case _:
                 log.debug("a decision without meaning here", execution=self.name)

@@ -21,6 +21,7 @@ from aerodrome.propeller.caching import TaskCache
 from aerodrome.propeller.config import CatalogCacheConfig, PropellerConfig
 from aerodrome.propeller.engine.graph import NodeKind
 from aerodrome.propeller.execution import ClosureCache, Execution, Surroundings
+from aerodrome.propeller.leftovers import Key, Leftovers
 from aerodrome.propeller.literals import Literals
 from aerodrome.propeller.nodes.admin_client import AdminClient
 from aerodrome.propeller.nodes.arrays import ArrayHandler
@@ -146,6 +147,8 @@ class Propeller:
             for plugin in self._registry.discovering:
                 group.create_task(plugin.serve(), name=f"plugin {plugin.id}")
             group.create_task(self._children.run(), name="child executions")
+            leftovers = Leftovers(self._hub, self._admin, self._clock, self._driven)
+            group.create_task(leftovers.run(), name="leftovers")
             group.create_task(self.source.run(), name="lease source")
 
     def _assigned(self, assignment: journal_pb2.Assignment, session: Session) -> None:
@@ -179,6 +182,9 @@ class Propeller:
             self._hub.forget(run.namespace, metadata["name"])
             if execution.forced:
                 await self._runtime.delete(run.namespace, metadata["name"])
+
+    def _driven(self) -> set[Key]:
+        return {execution.key for execution in self._executions.values()}
 
     def _controlled(self, control: journal_pb2.Control) -> None:
         execution = self._executions.get(control.execution_id)

@@ -1,0 +1,79 @@
+"""Pods of executions that are over: ended while nobody here drove them, by force or by somebody's hand.
+
+Nothing may be left of an execution that has ended (design.md, invariant I7), and its lease is handed out to nobody any
+more; so what this cluster still runs is compared now and then with what the control plane says of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+from flyteidl.admin import execution_pb2
+from flyteidl.core import identifier_pb2
+
+from aerodrome.propeller.nodes.children import TERMINAL
+from aerodrome.propeller.pods import PodHub
+from aerodrome.stdlib.clock import Clock
+from aerodrome.stdlib.errors import AerodromeError
+from aerodrome.stdlib.logger import get_logger
+
+log = get_logger(__name__)
+
+_EVERY_SECONDS = 60.0
+Key = tuple[str, str, str]
+
+
+class Executions(Protocol):
+    """The part of the control plane that is needed here."""
+
+    async def get_execution(
+        self, identifier: identifier_pb2.WorkflowExecutionIdentifier
+    ) -> execution_pb2.Execution: ...
+
+
+class Leftovers:
+    """Ends pods whose execution is over; `driven` names the executions that are driven here, and so looked after."""
+
+    def __init__(
+        self, hub: PodHub, executions: Executions, clock: Clock, driven: Callable[[], Collection[Key]]
+    ) -> None:
+        self._hub = hub
+        self._executions = executions
+        self._clock = clock
+        self._driven = driven
+
+    async def run(self) -> None:
+        """Look now and then until cancelled."""
+        while True:
+            await self._clock.sleep(_EVERY_SECONDS)
+            try:
+                await self.tick()
+            except AerodromeError as error:
+                log.warning("leftovers could not be looked for", error=error.message)
+
+    async def tick(self) -> int:
+        """End what is left over; how many pods that were.  What the control plane does not know is left alone."""
+        driven, pods = self._driven(), dict[Key, list[tuple[str, str]]]()
+        for pod in await self._hub.runtime.list():
+            metadata = pod["metadata"]
+            labels = metadata.get("labels", {})
+            key = (labels.get("project", ""), labels.get("domain", ""), labels.get("execution-id", ""))
+            if all(key) and key not in driven:
+                pods.setdefault(key, []).append((metadata.get("namespace", ""), metadata["name"]))
+        ended = 0
+        for key, names in pods.items():
+            identifier = identifier_pb2.WorkflowExecutionIdentifier(project=key[0], domain=key[1], name=key[2])
+            try:
+                execution = await self._executions.get_execution(identifier)
+            except AerodromeError as error:
+                log.debug("nothing is known of an execution with pods", execution=key[2], error=error.message)
+                continue
+            if execution.closure.phase not in TERMINAL or key in self._driven():
+                continue
+            for namespace, name in names:
+                self._hub.forget(namespace, name)
+                await self._hub.runtime.delete(namespace, name)
+                log.info("pod of an ended execution deleted", pod=name, execution=key[2])
+                ended += 1
+        return ended
