@@ -47,8 +47,7 @@ def configuration(server: ServerForTests, folder: Path, port: int) -> Path:
                 "database": {"postgres": postgres},
                 "storage": {"type": "local", "container": str(folder / "store")},
                 "application": {"grpcPort": port},
-                "datacatalog": {"profilerPort": 0},
-                "datacatalog": {"max-reservation-heartbeat": "3s"},
+                "datacatalog": {"profilerPort": 0, "max-reservation-heartbeat": "3s"},
             }
         )
     )
