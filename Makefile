@@ -44,7 +44,7 @@ bench: $(STAMP) ## Measure the platform on this machine, and print the figures b
 	@$(BIN)/python tests/bench/run.py $(ARGS)
 
 chaos: $(STAMP) ## Kill processes of a running platform at random moments, and see that nothing is lost
-	@$(BIN)/python -m pytest -m chaos tests/chaos $(ARGS)
+	@CHAOS_KILLS=$${CHAOS_KILLS:-500} $(BIN)/python -m pytest -m chaos tests/chaos $(ARGS)
 
 protos: $(STAMP) ## Generate the Python of protos/ into libs/idl
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python protos/generate.py

@@ -26,6 +26,7 @@ import data_plane
 import engine_only
 import growth
 import journal
+import notifying
 import scheduling
 from platform_under_test import Platform, Usage
 from shapes import CHAIN, ECHO_ITEMS, ECHOES, FAN, ITEMS
@@ -266,10 +267,22 @@ def lists() -> Iterator[Figure]:
     yield Figure("  indexes of a node execution", figures["index_bytes"], "bytes")
 
 
+def notifications() -> Iterator[Figure]:
+    """Ends of executions, from the outbox over the bus to a signed webhook."""
+    logger.configure(LoggerConfig(level=3))
+    for figures in asyncio.run(notifying.measure()):
+        yield Figure(
+            f"notification over {figures.kind} bus, outbox to recipient", figures.median_ms, "ms",
+            note=f"p95 {figures.p95_ms:.1f} ms",
+        )  # fmt: skip
+        yield Figure("  of many that end at once, delivered", figures.per_second, "/s")
+
+
 WITHOUT_PLATFORM: dict[str, Callable[[], Iterator[Figure]]] = {
     "engine": engine,
     "journal": journaling,
     "messages": messages,
+    "notifications": notifications,
     "schedules": schedules,
     "launches": launches,
     "lists": lists,

@@ -80,9 +80,10 @@ class AnsweringManager:
             project="flytesnacks", domain="development", name="example", phase="SUCCEEDED",
             workflow=example, launch_plan=example, started_at=at, ended_at=at,
         )  # fmt: skip
-        planned = plan_test(name, to, secrets.token_hex(8), self._console(), self._texts, ended)
-        async with self._db.transaction() as conn:
-            ids = await DeliveryRepository(conn).add(planned, now, once=True)
+        unique = secrets.token_hex(8)
+        planned = plan_test(name, to, unique, self._console(), self._texts, ended)
+        async with self._db.connection() as conn:
+            ids = await DeliveryRepository(conn).receive(f"test {unique}", planned, now, once=True)
         await asyncio.gather(*(self._delivering.attempt(each) for each in await self._delivering.claim(ids)))
         async with self._db.connection() as conn:
             deliveries = DeliveryRepository(conn)

@@ -1,4 +1,4 @@
-"""Sends what is due: claimed with an open attempt, sent, recorded, each in a transaction of its own.
+"""Sends what is due: claimed with an open attempt, sent, recorded, each by a statement of its own.
 
 A process that ends between the claim and the record leaves the attempt open; when its time is over another one, or the
 same after a restart, marks it as interrupted and sends again, with the same key.  So each delivery arrives at least
@@ -117,7 +117,7 @@ class DeliveringManager:
     async def claim(self, ids: Sequence[int]) -> list[Claimed]:
         """Take these deliveries, if nobody has."""
         now = self._clock.now()
-        async with self._db.transaction() as conn:
+        async with self._db.connection() as conn:
             return await DeliveryRepository(conn).claim(now, self._until(now), len(ids), ids=ids)
 
     # Claiming
@@ -141,7 +141,7 @@ class DeliveringManager:
 
     async def _claim(self, most: int, without: Sequence[str] = ()) -> list[Claimed]:
         now = self._clock.now()
-        async with self._db.transaction() as conn:
+        async with self._db.connection() as conn:
             return await DeliveryRepository(conn).claim(now, self._until(now), most, without=without)
 
     def _until(self, now: datetime) -> datetime:
@@ -194,7 +194,7 @@ class DeliveringManager:
         """Keep the outcome; while the database is away it is tried again, for as long as nobody else takes over."""
         for number in range(_RECORDING_TRIES):
             try:
-                async with self._db.transaction() as conn:
+                async with self._db.connection() as conn:
                     await DeliveryRepository(conn).record(claimed, result, verdict, now)
                 break
             except AerodromeError:

@@ -55,11 +55,8 @@ class ReceivingManager:
         if not planned:
             return 0
         now = self._clock.now()
-        async with self._db.transaction() as conn:
-            deliveries = DeliveryRepository(conn)
-            if not await deliveries.add_message(message_id, now):
-                return 0
-            made = await deliveries.add(planned, now)
+        async with self._db.connection() as conn:
+            made = await DeliveryRepository(conn).receive(message_id, planned, now)
         if made:
             log.info(
                 "notifications due", execution=f"{ended.project}/{ended.domain}/{ended.name}", phase=ended.phase,

@@ -45,12 +45,13 @@ class DeliveryRepository:
     def __init__(self, conn: Connection) -> None:
         self._conn = conn
 
-    async def add_message(self, message_id: str, now: datetime) -> bool:
-        """Note that a message was received; False if it was before."""
-        return await self._conn.fetchval(_SQL.add_message, message_id, now) is not None
+    async def receive(
+        self, message_id: str, planned: Sequence[Planned], now: datetime, *, once: bool = False
+    ) -> list[int]:
+        """Note that a message was received, and keep its deliveries, due at once; the ids of those that are new.
 
-    async def add(self, planned: Sequence[Planned], now: datetime, *, once: bool = False) -> list[int]:
-        """Keep deliveries, due at once; the ids of those that are new."""
+        A message that was received before makes none.
+        """
         columns = [
             [getattr(each, name) for each in planned]
             for name in (
@@ -58,7 +59,8 @@ class DeliveryRepository:
                 "content",
             )
         ]  # fmt: skip
-        return [int(row["id"]) for row in await self._conn.fetch(_SQL.add, *columns, once, now)]
+        rows = await self._conn.fetch(_SQL.receive, *columns, once, now, message_id)
+        return [int(row["id"]) for row in rows]
 
     async def claim(
         self,
@@ -83,11 +85,8 @@ class DeliveryRepository:
     async def record(self, claimed: Claimed, result: Result, verdict: Verdict, now: datetime) -> None:
         """What became of an attempt, and what follows."""
         await self._conn.execute(
-            _SQL.finish_attempt, claimed.id, claimed.attempt, result.outcome.value, now, result.answer, result.error
-        )
-        await self._conn.execute(
-            _SQL.settle, claimed.id, claimed.attempt, verdict.status.value, verdict.due_at, now, verdict.error,
-            int(verdict.failed),
+            _SQL.record, claimed.id, claimed.attempt, verdict.status.value, verdict.due_at, now, verdict.error,
+            int(verdict.failed), result.outcome.value, result.answer, result.error,
         )  # fmt: skip
 
     async def retry(self, delivery_id: int, now: datetime) -> None:

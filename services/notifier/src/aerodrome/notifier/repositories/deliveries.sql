@@ -1,15 +1,17 @@
--- name: add_message
-INSERT INTO notifier_messages (message_id, received_at) VALUES ($1, $2)
-ON CONFLICT (message_id) DO NOTHING
-RETURNING true;
-
--- name: add
+-- name: receive
+-- The deliveries of a message that was not received before; one statement, so that both are kept or neither.
+WITH received AS (
+    INSERT INTO notifier_messages (message_id, received_at) VALUES ($14, $13)
+    ON CONFLICT (message_id) DO NOTHING
+    RETURNING message_id
+)
 INSERT INTO notifier_deliveries
        (idempotency_key, project, domain, execution, phase, rule, channel, kind, recipient, subject, content, once,
         status, counting_since, due_at, created_at)
-SELECT *, $12::boolean, 1, $13::timestamptz, $13::timestamptz, $13::timestamptz
-  FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-              $9::text[], $10::text[], $11::text[])
+SELECT planned.*, $12::boolean, 1, $13::timestamptz, $13::timestamptz, $13::timestamptz
+  FROM received,
+       unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+              $9::text[], $10::text[], $11::text[]) AS planned
 ON CONFLICT (idempotency_key) DO NOTHING
 RETURNING id;
 
@@ -48,12 +50,13 @@ SELECT id, idempotency_key, project, domain, execution, phase, rule, channel, ki
 -- name: next_due
 SELECT min(due_at) FROM notifier_deliveries WHERE status = 1 AND channel <> ALL ($1::text[]);
 
--- name: finish_attempt
-UPDATE notifier_attempts SET outcome = $3, finished_at = $4, answer = $5, error = $6
- WHERE delivery_id = $1 AND number = $2;
-
--- name: settle
--- What an attempt means for its delivery.  One that others have taken for dead since counts only if it succeeded.
+-- name: record
+-- How an attempt ended, and what that means for its delivery.  One that others have taken for dead since counts only if
+-- it succeeded.
+WITH finished AS (
+    UPDATE notifier_attempts SET outcome = $8, finished_at = $5, answer = $9, error = $10
+     WHERE delivery_id = $1 AND number = $2
+)
 UPDATE notifier_deliveries
    SET status = $3::smallint,
        due_at = $4,
