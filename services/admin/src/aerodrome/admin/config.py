@@ -307,6 +307,14 @@ class RetentionConfig(Section):
     """Where tasks put raw outputs unless a user says otherwise: what `propeller.rawoutput-prefix` says."""
 
 
+class CatalogClientConfig(Section):
+    """`catalog-cache`, as data planes have it: where the data catalog is, which is told what is deleted."""
+
+    endpoint: str = ""
+    """Empty if there is none: then what is cached of a deleted execution is found to be gone when it is asked for."""
+    insecure: bool = False
+
+
 class AdminConfig(Section):
     """The control plane's configuration."""
 
@@ -334,6 +342,7 @@ class AdminConfig(Section):
     retention: RetentionConfig = RetentionConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     bus: BusConfig = BusConfig()
+    catalog_cache: CatalogClientConfig = CatalogClientConfig()
     external_events: ExternalEventsConfig = ExternalEventsConfig()
     cloud_events: CloudEventsConfig = CloudEventsConfig()
     logger: LoggerConfig = LoggerConfig()

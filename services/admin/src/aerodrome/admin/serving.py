@@ -20,6 +20,7 @@ from aerodrome.admin import gateway
 from aerodrome.admin.config import AdminConfig, ServerConfig
 from aerodrome.admin.main import DEFAULT_MESSAGE_BYTES, MIGRATIONS, SERVICE, Admin
 from aerodrome.admin.managers.announcing import open_outside
+from aerodrome.admin.rpc.catalog_client import CatalogClient
 from aerodrome.stdlib import http, logger, operations
 from aerodrome.stdlib.clock import SystemClock
 from aerodrome.stdlib.config import load
@@ -27,6 +28,7 @@ from aerodrome.stdlib.errors import FailedPrecondition
 from aerodrome.stdlib.postgres.config import open_database
 from aerodrome.stdlib.postgres.migrations import migrate
 from aerodrome.stdlib.pubsub.opening import open_bus
+from aerodrome.stdlib.rpc.client import Tls, network_channel
 from aerodrome.stdlib.rpc.server import RpcServer
 from aerodrome.stdlib.service import LOOPBACK, check_exposure, run_until_told
 from aerodrome.stdlib.storage import LocalSigner, open_storage
@@ -61,6 +63,11 @@ async def serve(config_files: Sequence[Path], overrides: Mapping[str, Any]) -> N
         bus = await stack.enter_async_context(open_bus(config.bus, database=database))
         telemetry = Telemetry(config.otel)
         stack.push_async_callback(telemetry.aclose)
+        catalog = None
+        if config.catalog_cache.endpoint:
+            tls_of_catalog = None if config.catalog_cache.insecure else Tls()
+            channel = network_channel(config.catalog_cache.endpoint, tls=tls_of_catalog)
+            catalog = CatalogClient(await stack.enter_async_context(channel))
         admin = Admin(
             config,
             database=database,
@@ -70,6 +77,7 @@ async def serve(config_files: Sequence[Path], overrides: Mapping[str, Any]) -> N
             telemetry=telemetry,
             bus=bus,
             outside=await open_outside(config, bus, stack),
+            catalog=catalog,
         )
         await admin.prepare()
         tls = _tls(config)
