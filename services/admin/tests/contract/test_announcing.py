@@ -24,15 +24,13 @@ from nats import connect
 from nats.errors import Error as NatsError
 
 from aerodrome.idl.messages.v1.messages_pb2 import ExecutionEnded
-from aerodrome.stdlib.postgres.testing import ServerForTests, postgres_server
+from aerodrome.stdlib.postgres.testing import ServerForTests
 from aerodrome.stdlib.pubsub.bus import Message, Subscription
 from aerodrome.stdlib.pubsub.cloudevents import from_message
 from aerodrome.stdlib.pubsub.memory import MemoryBus
 from aerodrome.stdlib.pubsub.testing import nats_server
 
 from .serving import DOMAIN, PROJECT, Served, identifier, reference, served
-
-__all__ = ["postgres_server"]
 
 NODE = {"id": "a", "taskNode": {"referenceId": reference("TASK", "t")}}
 

@@ -29,11 +29,9 @@ from flyteidl.admin.workflow_attributes_pb2 import (
 )
 from google.protobuf.json_format import ParseDict
 
-from aerodrome.stdlib.postgres.testing import ServerForTests, postgres_server
+from aerodrome.stdlib.postgres.testing import ServerForTests
 
 from .serving import DOMAIN, PROJECT, Served, refused, served
-
-__all__ = ["postgres_server"]
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -28,11 +28,9 @@ from grpc_status import rpc_status
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aerodrome.stdlib.postgres.testing import ServerForTests, postgres_server
+from aerodrome.stdlib.postgres.testing import ServerForTests
 
 from .serving import Served, identifier, reference, served
-
-__all__ = ["postgres_server"]
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

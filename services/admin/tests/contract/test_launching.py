@@ -17,11 +17,9 @@ from flyteidl.core.literals_pb2 import LiteralMap
 from google.protobuf.json_format import ParseDict
 
 from aerodrome.idl.journal.v1.journal_pb2 import Assignment, LeaseRequest, OpenSessionRequest
-from aerodrome.stdlib.postgres.testing import ServerForTests, postgres_server
+from aerodrome.stdlib.postgres.testing import ServerForTests
 
 from .serving import DOMAIN, PROJECT, Served, identifier, integer, reference, refused, served
-
-__all__ = ["postgres_server"]
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

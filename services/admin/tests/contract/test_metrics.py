@@ -14,11 +14,9 @@ from flyteidl.core.metrics_pb2 import Span
 
 from aerodrome.admin.managers.metrics import MetricsManager
 from aerodrome.stdlib.errors import ResourceExhausted
-from aerodrome.stdlib.postgres.testing import ServerForTests, postgres_server
+from aerodrome.stdlib.postgres.testing import ServerForTests
 
 from .serving import DOMAIN, PROJECT, Served, reference, refused, served
-
-__all__ = ["postgres_server"]
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

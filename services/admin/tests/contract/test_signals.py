@@ -20,11 +20,9 @@ from flyteidl.core.types_pb2 import LiteralType, SimpleType
 from google.protobuf.json_format import ParseDict
 
 from aerodrome.idl.journal.v1 import journal_pb2
-from aerodrome.stdlib.postgres.testing import ServerForTests, postgres_server
+from aerodrome.stdlib.postgres.testing import ServerForTests
 
 from .serving import DOMAIN, PROJECT, Served, integer, refused, served
-
-__all__ = ["postgres_server"]
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
