@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -21,7 +24,7 @@ class Cluster:
         self.phases = phases
         self.pods = list(phases)
 
-    async def list(self) -> list[dict[str, Any]]:
+    async def list(self, labels: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
         return [
             {
                 "metadata": {
@@ -31,6 +34,7 @@ class Cluster:
                 }
             }
             for name in self.pods
+            if labels is None or labels == {"execution-id": name}
         ]
 
     async def delete(self, namespace: str, name: str) -> None:
@@ -61,3 +65,25 @@ async def test_only_pods_of_ended_executions_that_nobody_drives_are_ended(driven
     ended = await leftovers.tick()
     others = ["running", "aborting", "unknown", "away"]
     assert (ended, cluster.pods) == ((0, ["aborted", "failed", *others]) if driven else (2, others))
+
+
+async def test_what_is_left_of_one_execution_is_ended_without_asking() -> None:
+    cluster = Cluster({"one": "RUNNING", "other": "RUNNING"})
+    leftovers = Leftovers(PodHub(cluster), cluster, ManualClock(), set)  # type: ignore[arg-type]
+    await leftovers.clear(("another project", "d", "one"))
+    assert cluster.pods == ["one", "other"]
+    await leftovers.clear(("p", "d", "one"))
+    assert cluster.pods == ["other"]
+
+
+async def test_it_is_looked_soon_after_the_start_and_then_now_and_then() -> None:
+    cluster, clock = Cluster({"one": "FAILED"}), ManualClock()
+    leftovers = Leftovers(PodHub(cluster), cluster, clock, set)  # type: ignore[arg-type]
+    running = asyncio.create_task(leftovers.run())
+    for seconds in (2.0, 60.0):
+        cluster.pods = ["one"]
+        await asyncio.sleep(0)
+        await clock.advance(timedelta(seconds=seconds))
+        await asyncio.sleep(0.01)
+        assert cluster.pods == []
+    running.cancel()

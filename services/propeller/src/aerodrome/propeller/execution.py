@@ -132,6 +132,8 @@ class Execution:
         self.run_view: Run | None = None
         self.forced = False
         """The control plane has ended it: whatever still runs of it has to go."""
+        self.untidy = False
+        """Something of it may be left that nobody here knows of: an earlier holder's, or a failed command's."""
         self._assignment: journal_pb2.Assignment | None = assignment
         self._around = around
         self._on_drop = on_drop
@@ -143,6 +145,8 @@ class Execution:
         self._aborting = False
         """The journal refuses starts: an abort is on its way here."""
         self._over = asyncio.Event()
+        self._broken: Exception | None = None
+        """Why a command was not carried out, which therefore nobody will hear of again."""
         self._signals = Signals()
 
     def post(self, observation: Observation) -> None:
@@ -170,13 +174,21 @@ class Execution:
             case _:
                 log.debug("a decision without meaning here", execution=self.name)
 
-    async def run(self) -> None:
-        """Until the execution is over, or not this process's any more."""
+    async def run(self) -> bool:
+        """Until the execution is over; whether it is, or not this process's any more.
+
+        Raises what kept it from being driven on: the lease has to be given back then, for a new start from the journal.
+        """
         try:
             await self._drive()
+            return True
         except LeaseLost:
             log.info("lease lost, dropped", execution=self.name, epoch=self.epoch)
             await self._on_drop(self)
+            return False
+        except Exception:
+            await self._on_drop(self)
+            raise
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -267,6 +279,7 @@ class Execution:
         for signal in assignment.signals:
             self._signals.set(signal.signal_id, signal.value)
         saved = transcript.read(assignment)
+        self.untidy = saved.phase is not WorkflowPhase.READY
         if saved.phase is WorkflowPhase.READY:
             await self._patiently(lambda: self._give_inputs(assignment.inputs_reference, layout))
         if assignment.recovered_execution and not assignment.abort_cause:
@@ -346,13 +359,15 @@ class Execution:
             if node.attempts == attempt and node.live and not node.abort_sent and not self._aborting:
                 await handler.start(run, node, attempt)
         elif isinstance(command, Abort):
-            self.post(await handler.abort(run, node, attempt, command.reason))
+            reason = command.reason
+            self.post(await self._patiently(lambda: handler.abort(run, node, attempt, reason)))
         elif isinstance(command, Finalize):
-            await handler.finalize(run, node, attempt)
+            await self._patiently(lambda: handler.finalize(run, node, attempt))
         else:
             assert isinstance(command, AbortItem)
             assert isinstance(handler, ItemsHandler)
-            self.post(await handler.abort_item(run, node, command.index, attempt, command.reason))
+            items, index, reason = handler, command.index, command.reason
+            self.post(await self._patiently(lambda: items.abort_item(run, node, index, attempt, reason)))
 
     def _spawn_items(self, commands: Iterable[PermittedCommand]) -> None:
         """Carry out what concerns items, all of one node together: a map may have a great many."""
@@ -381,7 +396,7 @@ class Execution:
         assert isinstance(handler, ItemsHandler)
         assert run is not None
         await self.session.permit()
-        await handler.finalize_items(run, node, items)
+        await self._patiently(lambda: handler.finalize_items(run, node, items))
 
     async def _append(self, engine: Engine, transitions: list[Transition]) -> None:
         assert self._transcript is not None
@@ -444,6 +459,8 @@ class Execution:
                 wait.cancel()
         if self.session.lost.is_set() or self._over.is_set():
             raise LeaseLost
+        if self._broken is not None:
+            raise self._broken
         engine.tick(time.time())
 
     def _apply(self, engine: Engine) -> None:
@@ -463,8 +480,11 @@ class Execution:
             await work
         except LeaseLost:
             self._wake.set()
-        except Exception:  # a command's trouble must not end the process; the resync of the next holder finds it
+        except Exception as error:  # a command's trouble must not end the process; the next holder begins it anew
             log.exception("a command failed", execution=self.name)
+            self._broken = error
+            self.untidy = True
+            self._wake.set()
 
     async def _settle_tasks(self) -> None:
         """Give back what finished attempts hold before the execution is let go."""

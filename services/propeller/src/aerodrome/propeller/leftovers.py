@@ -20,6 +20,8 @@ from aerodrome.stdlib.logger import get_logger
 
 log = get_logger(__name__)
 
+_SOON_SECONDS = 2.0
+"""After the start: most are left by a process that died."""
 _EVERY_SECONDS = 60.0
 Key = tuple[str, str, str]
 
@@ -44,9 +46,11 @@ class Leftovers:
         self._driven = driven
 
     async def run(self) -> None:
-        """Look now and then until cancelled."""
+        """Look soon, and then now and then until cancelled."""
+        delay = _SOON_SECONDS
         while True:
-            await self._clock.sleep(_EVERY_SECONDS)
+            await self._clock.sleep(delay)
+            delay = _EVERY_SECONDS
             try:
                 await self.tick()
             except AerodromeError as error:
@@ -72,8 +76,20 @@ class Leftovers:
             if execution.closure.phase not in TERMINAL or key in self._driven():
                 continue
             for namespace, name in names:
-                self._hub.forget(namespace, name)
-                await self._hub.runtime.delete(namespace, name)
-                log.info("pod of an ended execution deleted", pod=name, execution=key[2])
+                await self._end(key, namespace, name)
                 ended += 1
         return ended
+
+    async def clear(self, key: Key) -> None:
+        """End what is left of an execution that is known to be over, of which an earlier holder drove a part."""
+        project, domain, name = key
+        for pod in await self._hub.runtime.list({"execution-id": name}):
+            metadata = pod["metadata"]
+            labels = metadata.get("labels", {})
+            if (labels.get("project"), labels.get("domain")) == (project, domain):
+                await self._end(key, metadata.get("namespace", ""), metadata["name"])
+
+    async def _end(self, key: Key, namespace: str, name: str) -> None:
+        self._hub.forget(namespace, name)
+        await self._hub.runtime.delete(namespace, name)
+        log.info("pod of an ended execution deleted", pod=name, execution=key[2])

@@ -46,6 +46,9 @@ from aerodrome.stdlib.storage import Storage, open_storage
 
 log = logger.get_logger(__name__)
 
+_PAUSE_SECONDS = 2.0
+"""Before an execution is tried again that could not be driven on."""
+
 
 class Propeller:
     """A data plane: takes executions from the control plane behind `channel` and runs them on `runtime`."""
@@ -94,6 +97,7 @@ class Propeller:
         admin = AdminClient(channel)
         self._admin = admin
         self._children = ChildWatch(admin, clock)
+        self._leftovers = Leftovers(self._hub, admin, clock, self._driven)
         self._expander = Expander(admin, default_max_attempts=section.node_config.default_max_attempts)
         tasks = TaskHandler(
             registry,
@@ -147,8 +151,7 @@ class Propeller:
             for plugin in self._registry.discovering:
                 group.create_task(plugin.serve(), name=f"plugin {plugin.id}")
             group.create_task(self._children.run(), name="child executions")
-            leftovers = Leftovers(self._hub, self._admin, self._clock, self._driven)
-            group.create_task(leftovers.run(), name="leftovers")
+            group.create_task(self._leftovers.run(), name="leftovers")
             group.create_task(self.source.run(), name="lease source")
 
     def _assigned(self, assignment: journal_pb2.Assignment, session: Session) -> None:
@@ -163,12 +166,24 @@ class Propeller:
 
     async def _drive(self, execution: Execution) -> None:
         try:
-            await execution.run()
-        except Exception:  # one execution's trouble stays its own; its lease passes on
+            if await execution.run() and execution.untidy:
+                await self._leftovers.clear(execution.key)
+        except Exception:  # one execution's trouble stays its own
             log.exception("driving an execution failed", execution=execution.name)
+            await self._pass_on(execution)
         finally:
             if self._executions.get(execution.execution_id) is execution:
                 del self._executions[execution.execution_id]
+
+    async def _pass_on(self, execution: Execution) -> None:
+        """Give the lease of an execution back that could not be driven on, for another try from its journal."""
+        await self._clock.sleep(_PAUSE_SECONDS)
+        if self._executions.get(execution.execution_id) is execution:
+            del self._executions[execution.execution_id]
+        try:
+            await self.source.release(execution.session, execution.execution_id, execution.epoch)
+        except grpc.aio.AioRpcError as error:
+            log.warning("a lease could not be given back", execution=execution.name, code=error.code().name)
 
     async def _dropped(self, execution: Execution) -> None:
         """Nobody here may follow the execution's pods any more; whoever holds it now finds them by name."""
