@@ -162,10 +162,10 @@ class Client:
         return self.call(self.stub.ListTaskExecutions, request).task_executions
 
 
-def register(instance: Instance, folder: Path) -> None:
-    """Register the chores from a place of their own."""
+def register(instance: Instance, folder: Path, file: str = "chores.py") -> None:
+    """Register the chores, or other workflows, from a place of their own."""
     shutil.copytree(Path(__file__).parent / "workflows", folder, ignore=shutil.ignore_patterns("__pycache__"))
-    done = instance.pyflyte("register", "--version", VERSION, "chores.py", cwd=folder)
+    done = instance.pyflyte("register", "--version", VERSION, file, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
