@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from contextlib import suppress
 from typing import Any
@@ -16,6 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aerodrome.admin.gateway import jsonform
+from aerodrome.idl.items.v1 import items_pb2
+from aerodrome.idl.retention.v1 import retention_pb2
 from aerodrome.stdlib.errors import InvalidArgument
 
 KINDS = [
@@ -201,3 +204,10 @@ def test_conversion_by_bytes_is_the_same() -> None:
     text = jsonform.to_json_from_bytes(module, name, execution.SerializeToString(), True)
     assert text == jsonform.to_json(execution, camel_case=True)
     assert jsonform.from_json_to_bytes(module, name, text, False) == execution.SerializeToString()
+
+
+@pytest.mark.parametrize("descriptor", [execution_pb2.DESCRIPTOR, items_pb2.DESCRIPTOR, retention_pb2.DESCRIPTOR])
+def test_another_process_finds_the_types_of_every_contract(descriptor: Any) -> None:
+    for message in descriptor.message_types_by_name.values():
+        module = importlib.import_module(jsonform.module_of(message))
+        assert getattr(module, message.name).DESCRIPTOR is message

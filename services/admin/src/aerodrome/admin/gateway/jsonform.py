@@ -65,8 +65,8 @@ def from_json_to_bytes(module: str, name: str, text: bytes, ignore_unknown: bool
 
 
 def module_of(message: Descriptor) -> str:
-    """The generated module that holds the type."""
-    return str(message.file.name).removesuffix(".proto").replace("/", ".").replace("-", "_") + "_pb2"
+    """The generated module that holds the type; where it lies does not follow from where its contract does."""
+    return str(message_factory.GetMessageClass(message).__module__)
 
 
 def _made(module: str, name: str, data: bytes) -> Message:
