@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,29 @@ def eager(registered: Registered) -> list[FlyteWorkflowExecution]:
     """As many as there are slots, begun before everything else: the SDK looks only now and then how its children do."""
     workflow = registered.remote.fetch_workflow(name="nodes.eagerly", version=registered.version)
     return [registered.remote.execute(workflow, inputs={"value": 1}) for _ in range(os.cpu_count() or 1)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def aborted_eager(
+    registered: Registered, seen: Seen, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Future[tuple[FlyteWorkflowExecution, int]]]:
+    """One that is aborted as soon as what it launched runs, with the process of that; it takes the whole grace."""
+    folder = tmp_path_factory.mktemp("eager")
+    workflow = registered.remote.fetch_workflow(name="nodes.eagerly_endless", version=registered.version)
+    execution = registered.remote.execute(workflow, inputs={"folder": str(folder)})
+
+    def abort() -> tuple[FlyteWorkflowExecution, int]:
+        pid = noted(folder / "endless")
+        seen.terminate(execution.id.to_flyte_idl(), "enough")
+        return execution, pid
+
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(abort)
+
+
+def noted(marker: Path) -> int:
+    """The process of the task that noted it."""
+    return int(wait_until("the task runs", lambda: marker.read_text().split() if marker.exists() else None)[0])
 
 
 def test_what_a_dynamic_task_makes_is_run_and_shown(registered: Registered, seen: Seen) -> None:
@@ -70,8 +95,7 @@ def test_what_fails_inside_fails_the_dynamic_node(registered: Registered, seen: 
 
 def test_an_abort_reaches_what_a_dynamic_task_made(registered: Registered, seen: Seen, tmp_path: Path) -> None:
     execution = registered.launch("nodes.dynamic_endless", {"folder": str(tmp_path)})
-    marker = tmp_path / "endless"
-    pid = int(wait_until("the task runs", lambda: marker.read_text().split() if marker.exists() else None)[0])
+    pid = noted(tmp_path / "endless")
     registered.remote.terminate(execution, "enough")
     assert seen.finished(execution, seconds=10) == "ABORTED"
     node = seen.nodes(execution)["n0"]
@@ -95,3 +119,11 @@ def test_eager_workflows_give_their_slots_to_what_they_wait_for(
     for execution in eager:
         assert seen.finished(execution) == "SUCCEEDED"
         assert registered.finish(execution).outputs["o0"] == 3
+
+
+def test_an_abort_reaches_what_an_eager_workflow_launched(
+    aborted_eager: Future[tuple[FlyteWorkflowExecution, int]], seen: Seen
+) -> None:
+    execution, pid = aborted_eager.result()
+    assert seen.finished(execution, seconds=20) == "ABORTED"
+    wait_until("what it launched ends too", lambda: not is_alive(pid))

@@ -246,6 +246,11 @@ async def eagerly(value: int) -> int:
     return plus_one(value=launched)
 
 
+@eager
+async def eagerly_endless(folder: str) -> int:
+    return endless_child(folder=folder)
+
+
 # Recovery of everything together
 
 

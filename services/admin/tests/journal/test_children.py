@@ -6,6 +6,8 @@ import asyncio
 
 import grpc
 import pytest
+from flyteidl.admin.common_pb2 import Labels
+from flyteidl.admin.execution_pb2 import ExecutionSpec
 from flyteidl.admin.node_execution_pb2 import NodeExecutionClosure
 
 from aerodrome.admin.managers import children
@@ -90,6 +92,20 @@ async def test_a_child_does_not_outlive_a_parent_that_was_ended_by_force(
     await becomes(executions, child.execution_id, "ABORTING")
     assert "parent is ABORTED" in (await executions.row(child.execution_id))["abort_cause"]
     assert await executions.phase(stranger.execution_id) == "UNDEFINED"
+
+
+async def test_what_an_eager_task_launched_ends_with_the_execution_of_the_task(
+    plane: Replica, hold: Hold, executions: Executions, database: Database
+) -> None:
+    _, child, other = await hold("parent"), await hold("child"), await hold("other")
+    for execution, label in ((child, "parent"), (other, "parents")):
+        spec = ExecutionSpec(labels=Labels(values={"eager-exec": label}))
+        await database.execute(
+            "UPDATE executions SET spec = $2 WHERE execution_id = $1", execution.execution_id, spec.SerializeToString()
+        )
+    await plane.journal.force_abort(Events("parent").identifier, "enough")
+    await becomes(executions, child.execution_id, "ABORTING")
+    assert await executions.phase(other.execution_id) == "UNDEFINED"
 
 
 async def test_an_orphan_is_found_by_a_control_plane_that_did_not_see_it_become_one(

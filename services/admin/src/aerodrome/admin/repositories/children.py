@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from flyteidl.admin.execution_pb2 import ExecutionSpec
 from flyteidl.core.identifier_pb2 import WorkflowExecutionIdentifier
 
 from aerodrome.idl.journal.v1.journal_pb2 import ChildEnded, Control, RecalledNode
-from aerodrome.stdlib.postgres.database import Connection
+from aerodrome.stdlib.postgres.database import Connection, Record
 from aerodrome.stdlib.postgres.queries import load_queries
+
+EAGER_LABEL = "eager-exec"
+"""Label by which the SDK says whose eager task launched an execution."""
 
 _QUERIES = load_queries(__package__, "children.sql")
 
@@ -44,14 +48,10 @@ class ChildRepository:
     async def orphans_of(self, parents: Sequence[int], ended: Sequence[str], over: Sequence[str]) -> list[Orphan]:
         """What the executions launched and left behind; they count as ended in the phases `ended`, those in `over`."""
         rows = await self._connection.fetch(_QUERIES.orphans_of, parents, ended, over)
+        eager = await self._connection.fetch(_QUERIES.launched_by_tasks_of, parents, over, EAGER_LABEL)
         return [
-            Orphan(
-                WorkflowExecutionIdentifier(
-                    project=row["execution_project"], domain=row["execution_domain"], name=row["execution_name"]
-                ),
-                f"{row['parent_name']} is {row['parent_phase']}",
-            )
-            for row in rows
+            *(_orphan(row) for row in rows),
+            *(_orphan(row) for row in eager if _eager_parent(row["spec"]) == row["parent_name"]),
         ]
 
     async def parents_of_open(self, ended: Sequence[str]) -> list[int]:
@@ -80,3 +80,16 @@ class ChildRepository:
             )
             for row in rows
         ]
+
+
+def _orphan(row: Record) -> Orphan:
+    return Orphan(
+        WorkflowExecutionIdentifier(
+            project=row["execution_project"], domain=row["execution_domain"], name=row["execution_name"]
+        ),
+        f"{row['parent_name']} is {row['parent_phase']}",
+    )
+
+
+def _eager_parent(spec: bytes) -> str:
+    return ExecutionSpec.FromString(spec).labels.values.get(EAGER_LABEL, "")
