@@ -25,11 +25,11 @@ from aerodrome.notifier.domain.deliveries import (
     judge_interrupted,
 )
 from aerodrome.notifier.domain.network import refusal
-from aerodrome.notifier.domain.planning import Channel, Texts, plan
+from aerodrome.notifier.domain.planning import Channel, Texts, plan, read
 from aerodrome.notifier.domain.rules import PHASES, Rule
 from aerodrome.notifier.domain.templates import render, render_html, render_line, variables
 from aerodrome.notifier.senders.port import HIDDEN, shown
-from aerodrome.stdlib.errors import FailedPrecondition
+from aerodrome.stdlib.errors import FailedPrecondition, InvalidArgument
 
 from .conftest import START, ended, notification
 
@@ -154,6 +154,29 @@ def test_every_kind_of_message_is_json_whatever_the_execution_says(message: str,
     assert len(contents["pagerduty"]["payload"]["summary"]) <= 1024
     assert contents["pagerduty"]["dedup_key"] == planned[3].key
     assert contents["webhook"]["id"] == planned[4].key
+
+
+@given(st.binary(max_size=300), st.integers(-(2**63), 2**63 - 1), st.integers(-(2**31), 2**31 - 1))
+def test_whatever_the_bus_brings_is_refused_or_planned(noise: bytes, seconds: int, nanos: int) -> None:
+    try:
+        read(noise)
+    except InvalidArgument:
+        pass
+    message = ended(notifications=[noise, notification("email", "a@x.org")])
+    for field in (message.ended_at, message.started_at):
+        field.seconds, field.nanos = seconds, nanos
+    message.annotations["x"] = noise.decode(errors="replace")
+    kinds = ("email", "slack", "teams", "pagerduty", "webhook")
+    channels = {kind: Channel(kind, ("r",)) for kind in kinds}
+    planned = plan(read(message.SerializeToString()), [Rule("r", kinds)], channels, TEXTS)
+    assert len([each for each in planned if each.recipient == "r"]) == len(kinds)
+    assert "a@x.org" in [each.recipient for each in planned]
+
+
+def test_many_recipients_do_not_see_each_other() -> None:
+    many = [f"a{number}@x.org" for number in range(30)]
+    planned = plan(ended(notifications=[notification("email", *many)]), [], {}, TEXTS)
+    assert [json.loads(each.content)["to"] for each in planned] == [[address] for address in many]
 
 
 # What follows from an attempt

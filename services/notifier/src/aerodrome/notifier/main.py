@@ -205,6 +205,11 @@ class Notifier:
                 log.error("announcement not handled", id=message.id, attempt=message.attempt, error=error.message)
                 await subscription.nack(message, timedelta(seconds=_TROUBLE_SECONDS))
                 return
+            except Exception:  # a defect that one message met must not stop the others
+                self._troubles.add()
+                log.exception("announcement not handled", id=message.id, attempt=message.attempt)
+                await subscription.nack(message, timedelta(seconds=_TROUBLE_SECONDS))
+                return
             await subscription.ack(message)
             self._handled.add()
             return

@@ -18,11 +18,18 @@ from aerodrome.notifier.domain import payloads
 from aerodrome.notifier.domain.deliveries import Planned, idempotency_key
 from aerodrome.notifier.domain.rules import Rule
 from aerodrome.notifier.domain.templates import render, render_html, render_line, variables
+from aerodrome.stdlib.errors import InvalidArgument
 
 EMAIL = "email"
 """The channel of notifications that executions ask for themselves."""
 TEST = "test"
 """The rule of test messages."""
+
+
+MAX_DELIVERIES = 2_000
+"""Most messages of one end; whoever wants to reach more gives them one address."""
+_NAMED_IN_HEADER = 20
+"""More recipients than these do not see each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,22 @@ class Texts:
 
     subject: str
     body: str
+
+
+def read(body: bytes) -> ExecutionEnded:
+    """The end that a message of the bus tells of, without times that are none.  Raises InvalidArgument."""
+    try:
+        ended = ExecutionEnded.FromString(body)
+    except DecodeError as error:
+        raise InvalidArgument(f"this is no message of an execution's end ({len(body)} bytes): {error}") from error
+    if not ended.name or not ended.phase:
+        raise InvalidArgument("a message of an execution's end lacks its name or phase")
+    for field in ("created_at", "started_at", "ended_at"):
+        try:
+            getattr(ended, field).ToJsonString()
+        except (ValueError, OverflowError):
+            ended.ClearField(field)
+    return ended
 
 
 def plan(
@@ -95,7 +118,7 @@ def _own(ended: ExecutionEnded, values: Mapping[str, str], texts: Texts) -> Iter
                 kind="email",
                 recipient=recipient,
                 subject=subject,
-                content=payloads.mail(subject, body, recipients),
+                content=payloads.mail(subject, body, _named(recipients, recipient)),
                 key=_key(ended, f"notification {number}", EMAIL, recipient),
             )
 
@@ -132,7 +155,7 @@ def _messages(
         match channel.kind:
             case "email":
                 body = render_html(rule.body or texts.body, values)
-                content = payloads.mail(subject, body, list(channel.recipients))
+                content = payloads.mail(subject, body, _named(channel.recipients, recipient))
             case "slack":
                 content = payloads.slack(ended, subject, text, link)
             case "teams":
@@ -180,6 +203,11 @@ def _key(ended: ExecutionEnded, rule: str, channel: str, recipient: str, unique:
         ended.project, ended.domain, ended.name, str(ended.execution_id),
         f"{ended.ended_at.seconds}.{ended.ended_at.nanos}", ended.phase, rule, channel, recipient, unique,
     )  # fmt: skip
+
+
+def _named(recipients: Sequence[str], own: str) -> list[str]:
+    """Whom the header of a mail names."""
+    return list(recipients) if len(recipients) <= _NAMED_IN_HEADER else [own]
 
 
 def _phase_number(name: str) -> int:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 from aerodrome.idl.messages.v1.messages_pb2 import ExecutionEnded
 
-MAX_TEXT_CHARS = 256 * 1024
+MAX_TEXT_CHARS = 64 * 1024
 """Longer texts are cut."""
 
 _PLACE = re.compile(r"\{\{ ?([A-Za-z_][A-Za-z0-9_./-]*) ?\}\}")

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from google.protobuf.message import DecodeError
-
-from aerodrome.idl.messages.v1.messages_pb2 import ExecutionEnded
-from aerodrome.notifier.domain.planning import Channel, Texts, plan
+from aerodrome.notifier.domain.planning import MAX_DELIVERIES, Channel, Texts, plan, read
 from aerodrome.notifier.domain.rules import Rule
 from aerodrome.notifier.repositories.deliveries import DeliveryRepository
 from aerodrome.stdlib.clock import Clock
-from aerodrome.stdlib.errors import InvalidArgument
 from aerodrome.stdlib.logger import get_logger
 from aerodrome.stdlib.postgres.database import Database
 
@@ -45,15 +41,16 @@ class ReceivingManager:
         An end of which nobody is to hear leaves no trace.  Raises InvalidArgument if `body` is no
         aerodrome.messages.v1.ExecutionEnded, and Unavailable and its like: then bring it again.
         """
-        try:
-            ended = ExecutionEnded.FromString(body)
-        except DecodeError as error:
-            raise InvalidArgument(f"this is no message of an execution's end ({len(body)} bytes): {error}") from error
-        if not ended.name or not ended.phase:
-            raise InvalidArgument("a message of an execution's end lacks its name or phase")
+        ended = read(body)
         planned = plan(ended, self._rules, self._channels, self._texts, self._console())
         if not planned:
             return 0
+        if len(planned) > MAX_DELIVERIES:
+            log.error(
+                "notifications left out", execution=f"{ended.project}/{ended.domain}/{ended.name}",
+                wanted=len(planned), kept=MAX_DELIVERIES,
+            )  # fmt: skip
+            planned = planned[:MAX_DELIVERIES]
         now = self._clock.now()
         async with self._db.connection() as conn:
             made = await DeliveryRepository(conn).receive(message_id, planned, now)
