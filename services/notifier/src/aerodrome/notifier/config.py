@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import ClassVar, Literal
-from urllib.parse import quote, urlencode, urlsplit
+from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -21,6 +20,7 @@ from aerodrome.notifier.domain.payloads import SUBJECT
 from aerodrome.notifier.domain.rules import PHASES, UNSUCCESSFUL, Rule
 from aerodrome.stdlib.config import Duration, LoggerConfig, SecretText, Section, TelemetryConfig
 from aerodrome.stdlib.errors import FailedPrecondition
+from aerodrome.stdlib.postgres.config import DatabaseConfig
 from aerodrome.stdlib.pubsub.config import BusConfig
 
 # The reference's section: mail
@@ -295,43 +295,6 @@ class NotifierSection(Section):
         if not timedelta(milliseconds=100) <= self.timeout <= timedelta(minutes=5):
             raise ValueError("timeout is between 100ms and 5m")
         return self
-
-
-class PostgresConfig(Section):
-    host: str = "localhost"
-    port: int = 30001
-    dbname: str = "postgres"
-    username: str = "postgres"
-    password: SecretText = SecretText("")
-    password_path: Path | None = None
-    """File that holds the password, from a mounted secret."""
-    options: str = "sslmode=disable"
-
-    def dsn(self, database: str) -> str:
-        """How to connect to a database of this server.  Raises FailedPrecondition if the password cannot be read."""
-        password = (
-            self.password.get_secret_value() if self.password_path is None else read_secret_file(self.password_path)
-        )
-        login = quote(self.username, safe="") + (f":{quote(password, safe='')}" if password else "")
-        options: dict[str, str] = dict(option.split("=", 1) for option in self.options.split() if "=" in option)
-        if self.host.startswith("/"):
-            where = {"host": self.host, "port": str(self.port)}
-            return f"postgresql://{login}@/{quote(database, safe='')}?{urlencode(where | options)}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"postgresql://{login}@{host}:{self.port}/{quote(database, safe='')}?{urlencode(options)}"
-
-
-class DatabaseConfig(Section):
-    """`database`, as the control plane has it; the notifier's tables may live beside the control plane's."""
-
-    aliases: ClassVar[Mapping[str, str]] = {
-        name: f"postgres.{name}" for name in ("host", "port", "dbname", "username", "password", "options")
-    } | {"passwordpath": "postgres.password_path"}
-
-    postgres: PostgresConfig = PostgresConfig()
-    max_open_connections: int = Field(default=10, ge=2)
-    statement_timeout: Duration = timedelta(seconds=15)
-    """Longest a statement may run before the server cancels it."""
 
 
 class NotifierConfig(Section):

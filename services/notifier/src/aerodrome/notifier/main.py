@@ -7,7 +7,6 @@ is the stand-alone process with a gRPC server of its own.
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
@@ -39,11 +38,13 @@ from aerodrome.stdlib.errors import (
     Unavailable,
 )
 from aerodrome.stdlib.logger import get_logger
-from aerodrome.stdlib.postgres.database import Database, create_if_missing
+from aerodrome.stdlib.postgres.config import open_database
+from aerodrome.stdlib.postgres.database import Database
 from aerodrome.stdlib.postgres.migrations import migrate
 from aerodrome.stdlib.pubsub.bus import Bus, Message, Subscription
 from aerodrome.stdlib.pubsub.opening import open_bus
 from aerodrome.stdlib.rpc.server import RpcServer
+from aerodrome.stdlib.service import check_exposure, run_until_told
 from aerodrome.stdlib.telemetry import Telemetry
 from aerodrome.stdlib.telemetry.metrics import Metrics
 
@@ -62,7 +63,6 @@ _HOUSEKEEPING = timedelta(minutes=10)
 _DEAD_LETTERS = timedelta(minutes=1)
 _PRUNED_AT_ONCE = 1_000
 _TROUBLE_SECONDS = 1.0
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class Notifier:
@@ -260,27 +260,13 @@ async def serve(files: Sequence[Path], overrides: Mapping[str, Any]) -> None:
     config = load(NotifierConfig, files, overrides=overrides)
     logger.configure(config.logger)
     section = config.notifier
-    if section.server.host not in _LOOPBACK and not section.server.insecure_bind:
-        raise FailedPrecondition(
-            f"notifier.server.host is {section.server.host}, and nobody who reaches it is asked who they are: listen "
-            "on 127.0.0.1, or set notifier.server.insecureBind where the network is closed"
-        )
+    check_exposure(section.server.host, insecure_bind=section.server.insecure_bind, section="notifier.server")
     if config.bus.type == "memory":
         raise FailedPrecondition(
             "bus.type is memory, which reaches nobody outside of this process: name the bus of the control plane"
         )
-    postgres = config.database.postgres
-    dsn = await create_if_missing(postgres.dsn("postgres"), postgres.dbname)
     async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(
-            Database(
-                dsn,
-                min_size=2,
-                max_size=config.database.max_open_connections,
-                statement_timeout=config.database.statement_timeout,
-                application_name="aerodrome-notifier",
-            )
-        )
+        database = await stack.enter_async_context(open_database(config.database, name="aerodrome-notifier"))
         await migrate(database, MIGRATIONS, service=SERVICE)
         telemetry = Telemetry(config.otel)
         stack.push_async_callback(telemetry.aclose)
@@ -300,31 +286,5 @@ async def serve(files: Sequence[Path], overrides: Mapping[str, Any]) -> None:
                 setting="notifier.profilerPort",
             )
         )
-        await _run_until_told(notifier, server, telemetry, serving)
-
-
-async def _run_until_told(notifier: Notifier, server: RpcServer, telemetry: Telemetry, serving: asyncio.Event) -> None:
-    told = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for each in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(each, told.set)
-    tasks = {
-        asyncio.create_task(notifier.run(), name="notifier"),
-        asyncio.create_task(telemetry.run(), name="telemetry"),
-    }
-    waiting = asyncio.create_task(told.wait(), name="signals")
-    try:
-        await server.start()
-        serving.set()
-        await asyncio.wait({*tasks, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        serving.clear()
-        await server.stop()
-        for task in (waiting, *tasks):
-            task.cancel()
-        await asyncio.wait({waiting, *tasks})
-        for each in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(each)
-    for task in tasks:
-        if not task.cancelled():
-            task.result()
+        parts = {"notifier": notifier.run(), "telemetry": telemetry.run()}
+        await run_until_told(server, parts, grace=timedelta(seconds=10), serving=serving)
