@@ -33,6 +33,7 @@ from aerodrome.propeller.nodes.handler import Handler
 from aerodrome.propeller.nodes.launch_plans import LaunchPlanHandler
 from aerodrome.propeller.nodes.tasks import TaskHandler
 from aerodrome.propeller.nodes.workflows import BranchHandler, EndHandler, SubWorkflowHandler
+from aerodrome.propeller.patience import PatientStorage
 from aerodrome.propeller.pods import PodHub
 from aerodrome.propeller.runtimes import LocalRuntime, Runtime
 from aerodrome.propeller.runtimes.secrets import SecretStore
@@ -92,6 +93,7 @@ class Propeller:
         registry = Registry.load(host)
         registry.check(config.tasks.task_plugins)
         self._registry = registry
+        storage = PatientStorage(storage, clock)
         literals = Literals(storage)
         limits = section.node_config.limits()
         admin = AdminClient(channel)
