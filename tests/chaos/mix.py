@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from flyteidl.core import identifier_pb2, literals_pb2
 
 from .chores import DOMAIN, PROJECT, VERSION, Client, Name, Side
 
+LAUNCH_SECONDS = 30.0
 _PHASE = phases.WorkflowExecution
 
 
@@ -77,11 +79,16 @@ def launch(client: Client, kind: Kind, name: str, side: Path, *, key: str, secon
         spec=execution_pb2.ExecutionSpec(launch_plan=plan),
         inputs=literals_pb2.LiteralMap(literals=inputs),
     )
-    try:
-        client.call(client.stub.CreateExecution, request)
-    except grpc.RpcError as error:
-        if error.code() is not grpc.StatusCode.ALREADY_EXISTS:  # an answer that was lost, to the same request
-            raise
+    deadline = time.monotonic() + LAUNCH_SECONDS
+    while True:
+        try:
+            client.call(client.stub.CreateExecution, request)
+            break
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.ALREADY_EXISTS:  # an answer that was lost, to the same request
+                break
+            if error.code() is not grpc.StatusCode.INTERNAL or time.monotonic() > deadline:  # the storage had trouble
+                raise
     return Launched(
         kind, identifier_pb2.WorkflowExecutionIdentifier(project=PROJECT, domain=DOMAIN, name=name), Side(side)
     )

@@ -88,7 +88,6 @@ STORAGE = (
     "storage.write 0.1 late",
     "storage.write 0.1 cut",
     "storage.write 0.05 stall=0.5",
-    "storage.delete 0.2 fail",
 )
 SCENARIOS: tuple[Point | str, ...] = (*POINTS, *VICTIMS, *STORAGE)
 
