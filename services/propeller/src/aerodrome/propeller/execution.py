@@ -515,11 +515,7 @@ def _parts(transitions: list[transcript.Written]) -> Iterator[list[transcript.Wr
         while end < len(transitions) and size < _APPEND_CHUNK:
             size += _weight(transitions[end])
             end += 1
-        while (
-            end < len(transitions)
-            and _node(transitions[end]) is not None
-            and (_node(transitions[end]) is _node(transitions[end - 1]))
-        ):
+        while end < len(transitions) and together(transitions[end - 1], transitions[end]):
             end += 1
         yield transitions[begin:end]
         begin = end
@@ -532,6 +528,13 @@ def _weight(transition: transcript.Written) -> int:
         metadata = (transition.detail or {}).get("task_node_metadata")
         return 1 if metadata is None else 1 + metadata.ByteSize() // BYTES_PER_WEIGHT
     return 1
+
+
+def together(one: transcript.Written, after: transcript.Written) -> bool:
+    """Whether both have to be in one append: what a node does at once, and items with what is told of them."""
+    if isinstance(one, transcript.ItemEvent):
+        return True
+    return _node(after) is not None and _node(after) is _node(one)
 
 
 def _node(transition: transcript.Written) -> NodeState | None:

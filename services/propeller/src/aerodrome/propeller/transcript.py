@@ -45,6 +45,8 @@ MAX_REASON = 8_192
 """The same for a reason, which is there besides the error."""
 MAX_ITEMS = 5_000
 """Items in one entry of the journal."""
+MAX_SHOWN_ITEMS = 200
+"""The same where each is told of as a node too: those events and the entry behind them go to the journal at once."""
 
 _W = execution_pb2.WorkflowExecution
 _N = execution_pb2.NodeExecution
@@ -126,7 +128,7 @@ def coalesced(transitions: Iterable[Transition], *, item_nodes: bool = False) ->
 
     Items that are no tasks are shown as nodes of their own beside, and with `item_nodes` all are.
     """
-    gathered: list[Written] = []
+    gathered: list[list[Written]] = []
     gathering: dict[NodeState, _Gathering] = {}
     for transition in transitions:
         if not isinstance(transition, ItemTransition):
@@ -134,17 +136,19 @@ def coalesced(transitions: Iterable[Transition], *, item_nodes: bool = False) ->
                 gathering.clear()
             else:
                 gathering.pop(transition.node, None)
-            gathered.append(transition)
+            gathered.append([transition])
             continue
         known = gathering.get(transition.node)
         if known is None:
-            known = gathering[transition.node] = _Gathering()
-        fresh = known.add(transition)
-        if fresh is not None:
-            gathered.append(fresh)
+            shown = item_nodes or transition.node.spec.task is None
+            known = gathering[transition.node] = _Gathering(MAX_SHOWN_ITEMS if shown else MAX_ITEMS)
+        place, fresh = known.add(transition)
+        if fresh:
+            gathered.append(place)
         if item_nodes or transition.node.spec.task is None:
-            gathered.extend(_item_events(transition))
-    return gathered
+            # Before the entry, so that whoever cuts can see that there is more to come.
+            place[-1:] = [*_item_events(transition), place[-1]]
+    return [one for place in gathered for one in place]
 
 
 def _item_events(change: ItemTransition) -> Iterator[ItemEvent]:
@@ -166,26 +170,28 @@ def _item_events(change: ItemTransition) -> Iterator[ItemEvent]:
 class _Gathering:
     """What of one node's items has been gathered since its last own transition."""
 
-    __slots__ = ("_count", "_open", "_seen")
+    __slots__ = ("_count", "_most", "_open", "_seen")
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._count = 0
-        self._open: dict[bool, tuple[int, ItemsTransition]] = {}
+        self._open: dict[bool, tuple[int, ItemsTransition, list[Written]]] = {}
         self._seen: dict[int, int] = {}
         """By item: number of the last entry that it is in; later ones of it have to stand behind that."""
 
-    def add(self, transition: ItemTransition) -> ItemsTransition | None:
-        """Put the transition into an entry; that entry if it is a new one."""
+    def add(self, transition: ItemTransition) -> tuple[list[Written], bool]:
+        """Put the transition into an entry; where that stands, as the last one, and whether it is a new one."""
         index, beginning = transition.index, transition.phase is TaskPhase.QUEUED
-        number, entry = self._open.get(beginning, (0, None))
-        fresh = entry is None or self._seen.get(index, 0) >= number or len(entry.changes) >= MAX_ITEMS
-        if entry is None or fresh:
+        known = self._open.get(beginning)
+        fresh = known is None or self._seen.get(index, 0) >= known[0] or len(known[1].changes) >= self._most
+        if known is None or fresh:
             self._count += 1
-            number, entry = self._count, ItemsTransition(transition.node, beginning=beginning)
-            self._open[beginning] = number, entry
+            entry = ItemsTransition(transition.node, beginning=beginning)
+            known = self._open[beginning] = self._count, entry, [entry]
+        number, entry, place = known
         entry.changes[index] = transition
         self._seen[index] = number
-        return entry if fresh else None
+        return place, fresh
 
 
 class Transcript:
@@ -325,7 +331,11 @@ class Transcript:
 
     def _node(self, transition: NodeTransition, reported: Timestamp) -> journal_pb2.NodeChange:
         node = transition.node
-        change = journal_pb2.NodeChange(node_id=node.unique_id, state=_state(node))
+        # An array is QUEUED until what it took over is recorded: whoever restores it before that asks for it again.
+        queued = transition.phase is NodePhase.QUEUED and node.spec.kind is NodeKind.ARRAY
+        change = journal_pb2.NodeChange(
+            node_id=node.unique_id, state=_state(node, NodePhase.QUEUED if queued else node.phase)
+        )
         if transition.phase is not None:
             change.event = self._node_event(transition, reported).SerializeToString()
         return change
@@ -532,9 +542,9 @@ def read(assignment: journal_pb2.Assignment) -> SavedWorkflow:
     return SavedWorkflow(phase=phase, nodes=nodes, failure=failure_of(workflow.error))
 
 
-def _state(node: NodeState) -> bytes:
+def _state(node: NodeState, phase: NodePhase) -> bytes:
     return state_pb2.NodeState(
-        phase=node.phase,
+        phase=phase,
         attempts=node.attempts,
         system_failures=node.system_failures,
         queued_at=node.queued_at,

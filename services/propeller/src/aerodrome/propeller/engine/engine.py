@@ -198,9 +198,11 @@ class Engine:
         for node in scope.nodes:
             if branch and node.number != owner.choice:  # type: ignore[union-attr]
                 node.phase = NodePhase.SKIPPED
-            elif node.spec.kind is NodeKind.START and owner is not None:
-                # A nested start node has no transition of its own; its scope was opened, so it is done.
+            elif node.spec.kind is NodeKind.START and node.phase is NodePhase.NOT_STARTED:
+                # Its scope was opened, so it is done; only that of the whole is told of, and has to be told again.
                 node.phase = NodePhase.SUCCEEDED
+                if owner is None:
+                    self._step.transitions.append(NodeTransition(node, NodePhase.SUCCEEDED, now))
             if node.phase in TERMINAL:
                 scope.open -= 1
                 if node.phase in (NodePhase.FAILED, NodePhase.TIMED_OUT):
@@ -238,6 +240,11 @@ class Engine:
         self._arm(node)
         if node.phase is NodePhase.TIMING_OUT:
             self._abort_node(node, After.TIMED_OUT, _NODE_TIMEOUT)
+            return
+        if node.phase is NodePhase.QUEUED and node.spec.kind is NodeKind.ARRAY:
+            node.items = None
+            node.preparing = True
+            self._step.free.append(Prepare(node))
             return
         if node.phase is NodePhase.QUEUED:
             self._move(node, NodePhase.RUNNING, now)
@@ -285,15 +292,15 @@ class Engine:
             self._nest(node, now)
         elif plan is not None:
             node.items = Items(plan)
-            self._move(node, NodePhase.RUNNING, now)
+            for index in done:
+                node.items.take_over(index)
+                self._step.transitions.append(ItemTransition(node, index, TaskPhase.SUCCEEDED, now, RECOVERED_ITEM))
+            self._move(node, NodePhase.RUNNING, now)  # from here on nobody asks again which items are done
             self._arm(node)
             if _reports_attempts(node):
                 node.task_phase = TaskPhase.RUNNING
                 self._step.transitions.append(TaskTransition(node, TaskPhase.QUEUED, 0, now, plan.described()))
                 self._step.transitions.append(TaskTransition(node, TaskPhase.RUNNING, 0, now))
-            for index in done:
-                node.items.take_over(index)
-                self._step.transitions.append(ItemTransition(node, index, TaskPhase.SUCCEEDED, now, RECOVERED_ITEM))
             self._next_items(node, now)
         else:
             if kind is NodeKind.TASK and ran_elsewhere:
@@ -873,6 +880,7 @@ class Engine:
     def _abort_node(self, node: NodeState, after: After, reason: str) -> None:
         node.after = after
         node.abort_sent = True
+        node.preparing = False
         node.memo["abort_reason"] = reason
         if node.inner is not None:
             self._drain(node.inner, reason)
