@@ -43,8 +43,8 @@ format: $(STAMP) ## Format the code and mend what can be mended by itself
 bench: $(STAMP) ## Measure the platform on this machine, and print the figures beside their goals
 	@$(BIN)/python tests/bench/run.py $(ARGS)
 
-chaos: $(STAMP) ## Kill processes of a running platform at random moments, and see that nothing is lost
-	@CHAOS_KILLS=$${CHAOS_KILLS:-500} $(BIN)/python -m pytest -m chaos tests/chaos $(ARGS)
+chaos: $(STAMP) ## Kill, stop and starve running services for hundreds of rounds, and see that nothing is lost
+	@CHAOS_ROUNDS=$${CHAOS_ROUNDS:-200} CHAOS_KILLS=$${CHAOS_KILLS:-500} $(BIN)/python -m pytest -m chaos tests/chaos $(ARGS)
 
 protos: $(STAMP) ## Generate the Python of protos/ into libs/idl
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python protos/generate.py
