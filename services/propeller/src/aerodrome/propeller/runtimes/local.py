@@ -442,8 +442,12 @@ class LocalRuntime:
             return
         if attempt.state is not State.LAUNCHING:
             return
-        attempt.link = link
         attempt.tries += 1
+        if link.lost:  # while its secrets were read; what the zygote had was put where it belongs without this one
+            self._put_back(attempt, "the zygote of its environment ended")
+            self._admit()
+            return
+        attempt.link = link
         job = self._job(attempt, plan, python)
         job["environment"].update(secrets.environment)
         job["secrets"] = {"folder": folder, "files": secrets.files}

@@ -126,8 +126,9 @@ class Link:
         return self.name.partition("-")[0]
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Send without waiting; if the zygote is gone, `listen` ends."""
-        self._writer.write(json.dumps(message).encode() + b"\n")
+        """Send without waiting; if the zygote is gone, nothing is sent, and `listen` ends."""
+        if not self._writer.is_closing():  # uvloop raises otherwise
+            self._writer.write(json.dumps(message).encode() + b"\n")
 
     async def listen(self, hear: Callable[[Message], None]) -> None:
         """Hand each message to `hear`; returns when the zygote is gone."""
