@@ -81,6 +81,8 @@ POINTS = (
     Point("task.done", 1),
     Point("task.leaving", 1),
 )
+FAILING = ("attempt.judged", "attempt.finalizing", "attempt.aborting", "attempt.aborted")
+"""Points at which an unexpected error, as of a defect, has to be got over."""
 VICTIMS = ("platform", "zygote", "postgres", "task", "all", "everything", "term")
 STORAGE = (
     "storage.read 0.1 fail",
@@ -198,6 +200,8 @@ def _fault(chosen: Point | str, rng: random.Random) -> Fault:
     line, delay = rng.randint(1, 12), rng.uniform(0, 0.3)
     if isinstance(chosen, Point):
         nth = rng.randint(1, chosen.most)
+        if chosen.name in FAILING and rng.random() < 0.3:
+            action = "fail"
         if chosen.name.startswith("lease.g"):
             return Fault((f"{chosen.name} {nth} {action}",), line, delay, "term", signal.SIGTERM)
         return Fault((f"{chosen.name} {nth} {action}",), line if chosen.name.startswith("task.") else 0)

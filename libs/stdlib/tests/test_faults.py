@@ -3,6 +3,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from aerodrome.stdlib import faults
 from aerodrome.stdlib.faults import Faults
 
 _PASS = "from aerodrome.stdlib import faults\nfor _ in range(5): faults.point('here'); print('passed', flush=True)"
@@ -29,16 +32,16 @@ def test_a_planned_fault_happens_once_at_its_passing(tmp_path: Path) -> None:
 
 
 def test_a_plan_may_be_replaced_while_processes_run(tmp_path: Path) -> None:
-    faults = Faults(tmp_path)
-    assert faults.due("here") == []
+    planned = Faults(tmp_path)
+    assert planned.due("here") == []
     (tmp_path / "plan").write_text("here 2 fail\n")
-    assert [faults.due("here") for _ in range(3)] == [[], ["fail"], []]
+    assert [planned.due("here") for _ in range(3)] == [[], ["fail"], []]
     (tmp_path / "next").write_text("here 1 cut\n")
     (tmp_path / "fired-0").unlink()
     (tmp_path / "next").rename(tmp_path / "plan")
-    assert faults.due("here") == ["cut"]
+    assert planned.due("here") == ["cut"]
     (tmp_path / "plan").unlink()
-    assert faults.due("here") == []
+    assert planned.due("here") == []
 
 
 def test_what_happens_by_chance_follows_from_its_seed_and_leaves_a_mark_each_time(tmp_path: Path) -> None:
@@ -46,7 +49,19 @@ def test_what_happens_by_chance_follows_from_its_seed_and_leaves_a_mark_each_tim
     happened = [bool(Faults(tmp_path).due("here")) for _ in range(3)]
     assert len(set(happened)) == 1
     (tmp_path / "fired-0").unlink(missing_ok=True)
-    faults = Faults(tmp_path)
-    count = sum(bool(faults.due("here")) for _ in range(100))
+    planned = Faults(tmp_path)
+    count = sum(bool(planned.due("here")) for _ in range(100))
     assert 30 < count < 70
     assert len((tmp_path / "fired-0").read_text().splitlines()) == count
+
+
+def test_a_point_raises_what_is_planned_and_tells_what_it_does_not_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faults, "_faults", Faults(tmp_path))
+    (tmp_path / "plan").write_text("here 1 fail\nhere 2 explode\n")
+    with pytest.raises(faults.Injected, match="here"):
+        faults.point("here")
+    with pytest.raises(ValueError, match="explode"):
+        faults.point("here")
+    faults.point("here")

@@ -2,10 +2,12 @@
 
 Without the environment variable `AERODROME_FAULTS` a point does nothing.  It names a directory with a file `plan`, of
 lines `POINT WHEN ACTION`.  WHEN is the number of a passing of POINT, counted from 1 in each process: the line happens
-once, whichever process comes first.  Or it is `PROBABILITY:SEED`: each passing may be one at which it happens.  `kill`
-and `stop` send the process that signal, `wait=SECONDS` holds all of it up; what other actions mean is the caller's
-business (`due`).  A line that happens appends the pid to the file `fired-LINE` before it acts, by which a test sees
-that the fault was real.  A plan that is replaced (by a rename) counts anew; a plan that is gone plans nothing.
+once, whichever process comes first.  Or it is `PROBABILITY:SEED`: each passing may be one at which it happens.
+
+`kill` and `stop` send the process that signal, `wait=SECONDS` holds all of it up, `fail` raises `Injected`; what other
+actions mean is the caller's business (`due`).  A line that happens appends the pid to the file `fired-LINE` before it
+acts, by which a test sees that the fault was real.  A plan that is replaced (by a rename) counts anew; a plan that is
+gone plans nothing.
 
 This is one file of standard library, because processes read it that have nothing else of ours.
 """
@@ -19,6 +21,10 @@ import time
 from pathlib import Path
 
 VARIABLE = "AERODROME_FAULTS"
+
+
+class Injected(Exception):
+    """A failure that nobody expects, as defects are."""
 
 
 class _Line:
@@ -95,10 +101,15 @@ def due(name: str) -> list[str]:
 
 
 def point(name: str) -> None:
-    """A place where a test may want this process to end.  Raises ValueError for an action that is not known here."""
+    """A place where a test may want this process to end.
+
+    Raises Injected where it is planned, and ValueError for an action that is not known here.
+    """
     if _faults is not None:
         for action in due(name):
-            raise ValueError(f"{action!r} is no fault of the point {name}: use kill, stop or wait=SECONDS")
+            if action == "fail":
+                raise Injected(f"a test wants a failure at {name}")
+            raise ValueError(f"{action!r} is no fault of the point {name}: use kill, stop, wait=SECONDS or fail")
 
 
 def _act(action: str) -> bool:
