@@ -209,6 +209,7 @@ class Execution:
         permitted: list[PermittedCommand] = []
         while True:
             step = engine.take()
+            self._keep(step)
             waiting.extend(step.transitions)
             permitted.extend(step.permitted)
             if step.free:
@@ -216,7 +217,6 @@ class Execution:
             if self._inbox and len(waiting) < _APPEND_CHUNK:
                 self._apply(engine)
                 continue
-            # What was observed since stays in the inbox: the states that are written are those of what was taken.
             if waiting:
                 await self._append(engine, waiting)
                 waiting = []
@@ -233,6 +233,10 @@ class Execution:
             if not self._inbox:
                 await self._wait(engine)
                 self._apply(engine)
+
+    def _keep(self, step: Step) -> None:
+        assert self._transcript is not None
+        self._transcript.keep(step.transitions)
 
     async def _load(self, assignment: journal_pb2.Assignment) -> Engine:
         around = self._around

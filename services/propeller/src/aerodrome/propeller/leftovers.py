@@ -6,6 +6,7 @@ more; so what this cluster still runs is compared now and then with what the con
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection
 from typing import Protocol
 
@@ -21,7 +22,7 @@ from aerodrome.stdlib.logger import get_logger
 log = get_logger(__name__)
 
 _SOON_SECONDS = 2.0
-"""After the start: most are left by a process that died."""
+"""After the start, and after an execution was dropped: then most are left."""
 _EVERY_SECONDS = 60.0
 Key = tuple[str, str, str]
 
@@ -44,17 +45,34 @@ class Leftovers:
         self._executions = executions
         self._clock = clock
         self._driven = driven
+        self._hinted = asyncio.Event()
+
+    def hint(self) -> None:
+        """An execution was dropped: if what was said last of it was its end, nobody will drive it again."""
+        self._hinted.set()
 
     async def run(self) -> None:
         """Look soon, and then now and then until cancelled."""
         delay = _SOON_SECONDS
         while True:
-            await self._clock.sleep(delay)
+            await self._pause(delay)
             delay = _EVERY_SECONDS
             try:
                 await self.tick()
             except AerodromeError as error:
                 log.warning("leftovers could not be looked for", error=error.message)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait so long, or until soon after a hint."""
+        waits = [asyncio.ensure_future(self._clock.sleep(seconds)), asyncio.ensure_future(self._hinted.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if self._hinted.is_set():
+            self._hinted.clear()
+            await self._clock.sleep(_SOON_SECONDS)
 
     async def tick(self) -> int:
         """End what is left over; how many pods that were.  What the control plane does not know is left alone."""

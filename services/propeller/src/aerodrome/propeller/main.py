@@ -189,6 +189,7 @@ class Propeller:
 
     async def _dropped(self, execution: Execution) -> None:
         """Nobody here may follow the execution's pods any more; whoever holds it now finds them by name."""
+        self._leftovers.hint()
         run = execution.run_view
         if run is None or self._executions.get(execution.execution_id) is not execution:
             return

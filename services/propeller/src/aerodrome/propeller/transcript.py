@@ -220,8 +220,17 @@ class Transcript:
         """What becomes the entries of the journal: `coalesced`, with what this transcript shows."""
         return coalesced(transitions, item_nodes=self._item_nodes)
 
+    def keep(self, transitions: Iterable[Transition]) -> None:
+        """Write down how nodes stand right after `Engine.take` gave these transitions.
+
+        What is taken later may go to the journal in another append than they do, and a crash come in between.
+        """
+        for transition in transitions:
+            if isinstance(transition, NodeTransition):
+                transition.state = _state_with(transition)
+
     def write(self, transitions: Iterable[Written]) -> list[journal_pb2.Transition]:
-        """The journal's form of what `coalesced` gave, in order.  To be called right after `Engine.take`."""
+        """The journal's form of what `coalesced` gave, in order.  Without `keep`, nodes are written as they stand now."""
         reported = _timestamp(time.time())
         written = []
         for transition in transitions:
@@ -331,11 +340,8 @@ class Transcript:
 
     def _node(self, transition: NodeTransition, reported: Timestamp) -> journal_pb2.NodeChange:
         node = transition.node
-        # An array is QUEUED until what it took over is recorded: whoever restores it before that asks for it again.
-        queued = transition.phase is NodePhase.QUEUED and node.spec.kind is NodeKind.ARRAY
-        change = journal_pb2.NodeChange(
-            node_id=node.unique_id, state=_state(node, NodePhase.QUEUED if queued else node.phase)
-        )
+        state = _state_with(transition) if transition.state is None else transition.state
+        change = journal_pb2.NodeChange(node_id=node.unique_id, state=state)
         if transition.phase is not None:
             change.event = self._node_event(transition, reported).SerializeToString()
         return change
@@ -540,6 +546,13 @@ def read(assignment: journal_pb2.Assignment) -> SavedWorkflow:
     if phase is WorkflowPhase.ABORTING:
         phase = WorkflowPhase.RUNNING
     return SavedWorkflow(phase=phase, nodes=nodes, failure=failure_of(workflow.error))
+
+
+def _state_with(transition: NodeTransition) -> bytes:
+    node = transition.node
+    # An array is QUEUED until what it took over is recorded: whoever restores it before that asks for it again.
+    queued = transition.phase is NodePhase.QUEUED and node.spec.kind is NodeKind.ARRAY
+    return _state(node, NodePhase.QUEUED if queued else node.phase)
 
 
 def _state(node: NodeState, phase: NodePhase) -> bytes:

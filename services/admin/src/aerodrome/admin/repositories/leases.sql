@@ -192,7 +192,7 @@ WHERE execution_id = ANY($1::bigint[])
 ORDER BY execution_id, created_at, id;
 
 -- name: snapshot_items
--- of nodes that are not over, as ranges of neighbours in the same state; the first errors are all that anybody will name
+-- of nodes that are not over (one whose time is up may still have to be ended), as ranges of neighbours in the same state; the first errors are all that anybody will name
 SELECT execution_id, node_id, min(item_index) AS first, max(item_index) AS last, attempt, system_failures, phase, error
 FROM (
     SELECT execution_id, node_id, item_index, attempt, system_failures, phase, error,
@@ -208,7 +208,7 @@ FROM (
             END AS error
         FROM node_executions AS node
         JOIN node_items AS item USING (execution_id, node_id)
-        WHERE node.execution_id = ANY($1::bigint[]) AND node.phase IN ('QUEUED', 'RUNNING')
+        WHERE node.execution_id = ANY($1::bigint[]) AND node.phase IN ('QUEUED', 'RUNNING', 'TIMED_OUT')
     ) AS known
 ) AS numbered
 GROUP BY execution_id, node_id, attempt, system_failures, phase, error, island

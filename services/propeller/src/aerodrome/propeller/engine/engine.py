@@ -203,7 +203,9 @@ class Engine:
                 node.phase = NodePhase.SUCCEEDED
                 if owner is None:
                     self._step.transitions.append(NodeTransition(node, NodePhase.SUCCEEDED, now))
-            if node.phase in TERMINAL:
+            if node.phase in TERMINAL and node.inner is not None:
+                pass  # it has failed just now, with what is inside it: that is worked off with the rest
+            elif node.phase in TERMINAL:
                 scope.open -= 1
                 if node.phase in (NodePhase.FAILED, NodePhase.TIMED_OUT):
                     scope.failed = scope.failed or node
@@ -484,7 +486,7 @@ class Engine:
 
     def collected(self, node: NodeState, now: float, detail: Any = None) -> None:
         """The outputs of the inner scope are the node's own now."""
-        if node.phase not in (NodePhase.RUNNING, NodePhase.DYNAMIC_RUNNING) or node.after is not After.NOTHING:
+        if not _awaits_outputs(node):
             return
         if node.items is not None:
             self._end_task(node, TaskPhase.SUCCEEDED, now, None)
@@ -493,7 +495,7 @@ class Engine:
 
     def collect_failed(self, node: NodeState, failure: Failure, now: float) -> None:
         """The outputs of the inner scope cannot be had."""
-        if node.phase not in (NodePhase.RUNNING, NodePhase.DYNAMIC_RUNNING) or node.after is not After.NOTHING:
+        if not _awaits_outputs(node):
             return
         self._after_failure(node, failure, now)
         self._settle(now)
@@ -508,9 +510,13 @@ class Engine:
 
     def not_permitted(self, node: NodeState) -> None:
         """The journal refused the node's start, because the execution is being aborted: it never began."""
-        if node.begun:
+        if node.begun or node.attempts or node.inner is not None:
             return
-        if node.attempts == 0 and node.inner is None and node.phase in (NodePhase.QUEUED, NodePhase.RUNNING):
+        if node.phase not in (NodePhase.QUEUED, NodePhase.RUNNING):
+            return
+        if node.abort_sent:
+            node.task_phase = TaskPhase.ABORTED  # its scope waits for its end already; no attempt was ever told of
+        else:
             node.phase = NodePhase.NOT_STARTED
 
     def tick(self, now: float) -> None:
@@ -737,8 +743,9 @@ class Engine:
         self._step.free.append(Prepare(node))
 
     def _take_slot(self, node: NodeState) -> None:
-        node.holds_slot = True
-        self._running += 1
+        if not node.holds_slot:
+            node.holds_slot = True
+            self._running += 1
 
     def _free_slot(self, node: NodeState) -> None:
         if node.holds_slot:
@@ -954,6 +961,15 @@ def _reports_attempts(node: NodeState) -> bool:
 def _goes_on(node: NodeState, attempt: int) -> bool:
     """Whether the attempt may still report its end."""
     return node.phase is NodePhase.RUNNING and node.attempts == attempt and node.after is After.NOTHING
+
+
+def _awaits_outputs(node: NodeState) -> bool:
+    """Whether everything inside the node is done and its outputs may be made its own; not if it was retried since."""
+    if node.phase not in (NodePhase.RUNNING, NodePhase.DYNAMIC_RUNNING) or node.after is not After.NOTHING:
+        return False
+    if node.items is not None:
+        return node.items.done
+    return node.inner is not None and node.inner.status is ScopeStatus.DONE
 
 
 def _cause(scope: Scope) -> Failure:

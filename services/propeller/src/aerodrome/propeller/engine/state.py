@@ -171,7 +171,7 @@ class Scope:
 class NodeTransition:
     """A node changed its phase (`phase`), or only what the engine remembers of it (`phase` is None)."""
 
-    __slots__ = ("at", "attempt", "detail", "failure", "node", "phase")
+    __slots__ = ("at", "attempt", "detail", "failure", "node", "phase", "state")
 
     def __init__(
         self, node: NodeState, phase: NodePhase | None, at: float, failure: Failure | None = None, detail: Any = None
@@ -182,6 +182,8 @@ class NodeTransition:
         self.attempt = node.attempts
         self.failure = failure
         self.detail = detail
+        self.state: bytes | None = None
+        """What the journal keeps of the node with this transition, once that is written down."""
 
     def __repr__(self) -> str:
         return f"N {self.node.unique_id} {self.phase.name if self.phase is not None else '-'}"
