@@ -5,24 +5,43 @@ What they measure is the engine, its journal and the rows behind the API, every 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from flyteidl.admin.execution_pb2 import ExecutionCreateRequest
+import grpc
+from flyteidl.admin.execution_pb2 import (
+    ExecutionCreateRequest,
+    ExecutionRecoverRequest,
+    ExecutionTerminateRequest,
+    WorkflowExecutionGetRequest,
+)
 from flyteidl.admin.launch_plan_pb2 import LaunchPlanCreateRequest
+from flyteidl.admin.node_execution_pb2 import NodeExecutionGetRequest, NodeExecutionListRequest
 from flyteidl.admin.task_pb2 import TaskCreateRequest
 from flyteidl.admin.workflow_pb2 import WorkflowCreateRequest
-from flyteidl.core.identifier_pb2 import LAUNCH_PLAN, TASK, WORKFLOW, Identifier, ResourceType
+from flyteidl.core.execution_pb2 import NodeExecution, WorkflowExecution
+from flyteidl.core.identifier_pb2 import (
+    LAUNCH_PLAN,
+    TASK,
+    WORKFLOW,
+    Identifier,
+    NodeExecutionIdentifier,
+    ResourceType,
+    WorkflowExecutionIdentifier,
+)
 from flyteidl.core.interface_pb2 import TypedInterface, Variable
 from flyteidl.core.literals_pb2 import Literal, LiteralMap
 from flyteidl.core.tasks_pb2 import TaskTemplate
 from flyteidl.core.types_pb2 import INTEGER, LiteralType
-from flyteidl.core.workflow_pb2 import Node, WorkflowTemplate
+from flyteidl.core.workflow_pb2 import Node, WorkflowMetadata, WorkflowTemplate
 from platform_under_test import DOMAIN, PROJECT, VERSION, Platform
 
 INT = LiteralType(simple=INTEGER)
 INTS = LiteralType(collection_type=INT)
+FLAW = "flaw"
+"""The node that fails."""
 
 
 def register_echoes(platform: Platform, count: int) -> str:
@@ -56,6 +75,81 @@ def register_map(platform: Platform) -> str:
     output.binding.promise.var = "value"
     _register_workflow(platform, workflow)
     return "map_of_echoes"
+
+
+def register_sleepers(platform: Platform, count: int) -> str:
+    """A workflow of `count` nodes that are running until they are aborted; its name."""
+    name = f"sleepers_{count}"
+    workflow = WorkflowTemplate(id=_id(WORKFLOW, name))
+    for number in range(count):
+        gate = workflow.nodes.add(id=f"n{number}").gate_node
+        gate.sleep.duration.FromSeconds(3600)
+    _register_workflow(platform, workflow)
+    return name
+
+
+def register_flawed(platform: Platform, count: int) -> str:
+    """A workflow of `count` echo tasks and, after all of them, one task that nothing here can run; its name."""
+    name = f"flawed_{count}"
+    _register_task(platform, "echo", INT)
+    _register_task(platform, "flaw", INT, kind_of_task="nothing-runs-this")
+    workflow = WorkflowTemplate(id=_id(WORKFLOW, name))
+    workflow.metadata.on_failure = WorkflowMetadata.FAIL_AFTER_EXECUTABLE_NODES_COMPLETE
+    workflow.interface.inputs.variables["value"].CopyFrom(Variable(type=INT))
+    for number in range(count + 1):
+        node = workflow.nodes.add(id=f"n{number}" if number < count else FLAW)
+        node.task_node.reference_id.CopyFrom(_id(TASK, "echo" if number < count else "flaw"))
+        _bind(node)
+    workflow.nodes[count].upstream_node_ids.extend(f"n{number}" for number in range(count))
+    _register_workflow(platform, workflow)
+    return name
+
+
+def abort(platform: Platform, workflow: str, count: int) -> float:
+    """Seconds from the request to the poll that saw the execution aborted, with `count` nodes running."""
+    request = ExecutionCreateRequest(project=PROJECT, domain=DOMAIN, name=f"d{time.time_ns():x}"[:20])
+    request.spec.launch_plan.CopyFrom(_id(LAUNCH_PLAN, workflow))
+    request.spec.max_parallelism = 2 * count
+    request.inputs.SetInParent()
+    name = platform.admin.CreateExecution(request).id
+    listing = NodeExecutionListRequest(workflow_execution_id=name, limit=count + 10, filters="eq(phase,RUNNING)")
+    while len(platform.admin.ListNodeExecutions(listing).node_executions) < count:
+        time.sleep(0.2)
+    begun = time.perf_counter()
+    platform.admin.TerminateExecution(ExecutionTerminateRequest(id=name, cause="measured"))
+    _wait_for_end(platform, name)
+    return time.perf_counter() - begun
+
+
+def recover(platform: Platform, workflow: str) -> float:
+    """Seconds from the request to the poll that saw the failed node run again, all others taken over."""
+    request = ExecutionCreateRequest(project=PROJECT, domain=DOMAIN, name=f"d{time.time_ns():x}"[:20], inputs=one())
+    request.spec.launch_plan.CopyFrom(_id(LAUNCH_PLAN, workflow))
+    failed = platform.admin.CreateExecution(request).id
+    _wait_for_end(platform, failed)
+    begun = time.perf_counter()
+    recovered = platform.admin.RecoverExecution(ExecutionRecoverRequest(id=failed, name=f"r{time.time_ns():x}"[:20])).id
+    node = NodeExecutionIdentifier(execution_id=recovered, node_id=FLAW)
+    while True:
+        try:
+            found = platform.admin.GetNodeExecution(NodeExecutionGetRequest(id=node))
+            if found.closure.phase in (NodeExecution.RUNNING, NodeExecution.FAILING, NodeExecution.FAILED):
+                break
+        except grpc.RpcError as error:
+            if error.code() != grpc.StatusCode.NOT_FOUND:
+                raise
+        time.sleep(0.05)
+    taken = time.perf_counter() - begun
+    _wait_for_end(platform, recovered)
+    return taken
+
+
+def _wait_for_end(platform: Platform, name: WorkflowExecutionIdentifier) -> None:
+    over = {
+        WorkflowExecution.SUCCEEDED, WorkflowExecution.FAILED, WorkflowExecution.ABORTED, WorkflowExecution.TIMED_OUT
+    }  # fmt: skip
+    while platform.admin.GetExecution(WorkflowExecutionGetRequest(id=name)).closure.phase not in over:
+        time.sleep(0.05)
 
 
 def run(platform: Platform, workflow: str, inputs: LiteralMap) -> float:
@@ -108,15 +202,16 @@ def _bind(node: Node) -> None:
     binding.binding.promise.var = "value"
 
 
-def _register_task(platform: Platform, name: str, kind: LiteralType) -> None:
+def _register_task(platform: Platform, name: str, kind: LiteralType, *, kind_of_task: str = "echo") -> None:
     interface = TypedInterface()
     interface.inputs.variables["value"].CopyFrom(Variable(type=kind))
     interface.outputs.variables["value"].CopyFrom(Variable(type=kind))
-    template = TaskTemplate(id=_id(TASK, name), type="echo", interface=interface)
+    template = TaskTemplate(id=_id(TASK, name), type=kind_of_task, interface=interface)
     template.metadata.runtime.version = "1"
     request = TaskCreateRequest(id=template.id)
     request.spec.template.CopyFrom(template)
-    platform.admin.CreateTask(request)
+    with contextlib.suppress(grpc.RpcError):  # another measure has registered it
+        platform.admin.CreateTask(request)
 
 
 def _register_workflow(platform: Platform, template: WorkflowTemplate) -> None:

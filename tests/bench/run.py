@@ -36,6 +36,7 @@ from aerodrome.stdlib.config import LoggerConfig
 
 HELLOS = 30
 BURST = 100
+ABORTED = 1_000
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,19 @@ def echoes(platform: Platform) -> Iterator[Figure]:
         taken = data_plane.run(platform, workflow, data_plane.one())
     yield Figure(f"fan-out of {ECHOES:,} echo tasks", ECHOES / taken, "nodes/s", at_least=1_000, note=f"{taken:.1f} s")
     yield _cpu("echoed node", usage, ECHOES)
+
+
+def abort(platform: Platform) -> Iterator[Figure]:
+    """Nodes that are running, one request."""
+    workflow = data_plane.register_sleepers(platform, ABORTED)
+    taken = [data_plane.abort(platform, workflow, ABORTED) for _ in range(3)]
+    yield Figure(f"abort of {ABORTED:,} running nodes", statistics.median(taken), "s", at_most=5, note=_spread(taken))
+
+
+def recovery(platform: Platform) -> Iterator[Figure]:
+    """All but one node succeeded."""
+    taken = data_plane.recover(platform, data_plane.register_flawed(platform, ECHOES))
+    yield Figure(f"recovery of {ECHOES:,} nodes, until the failed one runs", taken, "s", at_most=10)
 
 
 def map_of_echoes(platform: Platform) -> Iterator[Figure]:
@@ -297,6 +311,8 @@ ON_PLATFORM: dict[str, Callable[[Platform], Iterator[Figure]]] = {
     "cache_hit": cache_hit,
     "loop_lag": loop_lag,
     "echoes": echoes,
+    "abort": abort,
+    "recovery": recovery,
     "map_of_echoes": map_of_echoes,
     "map_of_tasks": map_of_tasks,
 }
