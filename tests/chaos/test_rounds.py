@@ -32,6 +32,7 @@ from .mix import KINDS, Launched
 SEED = os.environ.get("CHAOS_SEED") or secrets.token_hex(4)
 ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "4"))
 SECONDS = 0.06
+SLOW_SECONDS = 0.5
 OVER_SECONDS = 90.0
 """Longest that a round may take, the restarts of a busy machine included."""
 AT_ONCE = 5
@@ -168,7 +169,7 @@ def test_whatever_dies_the_invariants_hold(
         for index, kind in enumerate(kinds):
             name = f"r{number}{kind}{index}{secrets.token_hex(3)}"
             side = tmp_path / f"side{index}"
-            launched.append(mix.launch(client, KINDS[kind], name, side, key=f"{number:08}"[-8:], seconds=SECONDS))
+            launched.append(mix.launch(client, KINDS[kind], name, side, key=f"{number:08}"[-8:], seconds=fault.seconds))
         with _aborts(platform, launched, rng):
             hit = _strike(platform, fault, launched, rng)
             unfinished = _wait(client, launched)
@@ -192,6 +193,8 @@ class Fault:
     delay: float = 0.0
     """Seconds from then on."""
     victim: str = ""
+    seconds: float = SECONDS
+    """How long each task takes."""
     signal: signal.Signals = signal.SIGKILL
 
 
@@ -203,14 +206,15 @@ def _fault(chosen: Point | str, rng: random.Random) -> Fault:
         if chosen.name in FAILING and rng.random() < 0.3:
             action = "fail"
         if chosen.name.startswith("lease.g"):
-            return Fault((f"{chosen.name} {nth} {action}",), line, delay, "term", signal.SIGTERM)
+            return Fault((f"{chosen.name} {nth} {action}",), line, delay, "term", signal=signal.SIGTERM)
         return Fault((f"{chosen.name} {nth} {action}",), line if chosen.name.startswith("task.") else 0)
     if chosen in STORAGE:
         point, chance, what = chosen.split()
         return Fault((f"{point} {chance}:{rng.randrange(10**6)} {what}",))
     if chosen == "term":
-        return Fault((), line, delay, chosen, signal.SIGTERM)
-    return Fault((), line, delay, chosen, signal.SIGKILL if action == "kill" else signal.SIGSTOP)
+        return Fault((), line, delay, chosen, signal=signal.SIGTERM)
+    seconds = SLOW_SECONDS if chosen == "task" else SECONDS  # one has to be found while it runs
+    return Fault((), line, delay, chosen, seconds, signal.SIGKILL if action == "kill" else signal.SIGSTOP)
 
 
 def _strike(platform: FaultedInstance, fault: Fault, launched: Sequence[Launched], rng: random.Random) -> int:

@@ -82,8 +82,24 @@ async def test_it_is_looked_soon_after_the_start_and_then_now_and_then() -> None
     running = asyncio.create_task(leftovers.run())
     for seconds in (2.0, 60.0):
         cluster.pods = ["one"]
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
         await clock.advance(timedelta(seconds=seconds))
         await asyncio.sleep(0.01)
         assert cluster.pods == []
+    running.cancel()
+
+
+async def test_it_is_looked_soon_after_an_execution_was_dropped() -> None:
+    cluster, clock = Cluster({"one": "SUCCEEDED"}), ManualClock()
+    leftovers = Leftovers(PodHub(cluster), cluster, clock, set)  # type: ignore[arg-type]
+    running = asyncio.create_task(leftovers.run())
+    await asyncio.sleep(0.01)
+    await clock.advance(2.0)
+    await asyncio.sleep(0.01)
+    cluster.pods = ["one"]
+    leftovers.hint()
+    await asyncio.sleep(0.01)
+    await clock.advance(2.0)
+    await asyncio.sleep(0.01)
+    assert cluster.pods == []
     running.cancel()

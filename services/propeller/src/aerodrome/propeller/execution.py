@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from flyteidl.admin import execution_pb2, matchable_resource_pb2, workflow_pb2
-from flyteidl.core import identifier_pb2
+from flyteidl.core import identifier_pb2, literals_pb2
 from google.protobuf.message import DecodeError
 
 from aerodrome.idl.journal.v1 import journal_pb2
@@ -95,7 +95,7 @@ class ClosureCache:
     """Compiled closures by reference; they are immutable, and many executions share one."""
 
     def __init__(self, literals: Literals, *, default_max_attempts: int, most: int = 64) -> None:
-        self._storage = literals.storage
+        self._literals = literals
         self._default_max_attempts = default_max_attempts
         self._most = most
         self._kept: dict[str, Closure] = {}
@@ -104,8 +104,8 @@ class ClosureCache:
         """Raises the storage's errors, DecodeError, BadSpecification."""
         closure = self._kept.pop(reference, None)
         if closure is None:
-            data = await self._storage.read(reference, limit_bytes=0)
-            message = await asyncio.to_thread(workflow_pb2.WorkflowClosure.FromString, data)
+            parse = workflow_pb2.WorkflowClosure.FromString
+            message = await self._literals.read_as(reference, parse, limit_bytes=0)
             closure = Closure(message.compiled_workflow, default_max_attempts=self._default_max_attempts)
             closure.root()
         self._kept[reference] = closure
@@ -314,11 +314,10 @@ class Execution:
 
     async def _give_inputs(self, reference: str, layout: Layout) -> None:
         """The workflow's inputs are what its start node gives."""
-        storage = self._around.literals.storage
-        data = await storage.read(reference, limit_bytes=0) if reference else b""
-        target = f"{layout.data_dir}/{START}/data/0/{OUTPUTS}"
-        await storage.write(target, data)
-        self._around.literals.keep(target, data)
+        literals, inputs = self._around.literals, literals_pb2.LiteralMap()
+        if reference:
+            inputs = await literals.read_as(reference, literals_pb2.LiteralMap.FromString, limit_bytes=0)
+        await literals.write(f"{layout.data_dir}/{START}/data/0/{OUTPUTS}", inputs)
 
     async def _free(self, step: Step) -> None:
         """Prepare and collect, many at a time; what is slow is not waited for."""

@@ -71,16 +71,16 @@ class Expander:
         prefix = run.layout.output_dir(node, attempt)
         futures = f"{prefix}/{FUTURES}"
         try:
-            data = await run.literals.storage.read(futures, limit_bytes=MAX_FUTURES_BYTES)
+            data, spec = await run.literals.read_as(
+                futures, lambda data: (data, _parse(data)), limit_bytes=MAX_FUTURES_BYTES
+            )
+        except DecodeError as error:
+            return _failed(f"{FUTURES}, which the task left, is not a dynamic job specification: {error}")
         except ResourceExhausted:
             return _failed(
                 f"the workflow that the task made takes more than {MAX_FUTURES_BYTES} bytes; make less of it"
             )
         small = len(data) <= self._inline_bytes
-        try:
-            spec = dynamic_job_pb2.DynamicJobSpec.FromString(data) if small else await asyncio.to_thread(_parse, data)
-        except DecodeError as error:
-            return _failed(f"{FUTURES}, which the task left, is not a dynamic job specification: {error}")
         try:
             needs = dynamic_requirements(spec) if small else await asyncio.to_thread(dynamic_requirements, spec)
             tasks = [await self._task(node, identifier) for identifier in needs.tasks]
@@ -117,9 +117,9 @@ class Expander:
 
     async def restore(self, run: Run, reference: str) -> Graph:
         """The graph of a closure that was stored.  Raises the storage's errors, DecodeError, BadSpecification."""
-        data = await run.literals.storage.read(reference, limit_bytes=0)
-        _, graph = await self._built(data)
-        return graph
+        return await run.literals.read_as(
+            reference, lambda data: _graph(data, self._default_max_attempts)[1], limit_bytes=0
+        )
 
     async def close(self) -> None:
         """End the processes; what they still compute is given up."""

@@ -100,7 +100,7 @@ class Run:
         """The value of an offloaded literal.  Raises Unresolvable if it is gone or damaged, or a storage error."""
         uri = literal.offloaded_metadata.uri
         try:
-            return literals_pb2.Literal.FromString(await self.literals.storage.read(uri))
+            return await self.literals.read_as(uri, literals_pb2.Literal.FromString)
         except DecodeError as error:
             raise Unresolvable(f"what is stored at {uri} is not a value: {error}") from error
         except NotFound as error:
