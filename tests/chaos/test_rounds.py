@@ -30,7 +30,7 @@ from .faulted import FaultedInstance, Supervisor
 from .mix import KINDS, Launched
 
 SEED = os.environ.get("CHAOS_SEED") or secrets.token_hex(4)
-ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "4"))
+ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "3"))
 SECONDS = 0.06
 SLOW_SECONDS = 0.5
 OVER_SECONDS = 90.0
