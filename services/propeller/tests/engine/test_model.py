@@ -46,7 +46,7 @@ def check(record: Record, world: World) -> None:
         assert not bad & set(top.values())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(seed=st.integers(0, 10**9), parallelism=st.sampled_from([0, 1, 2, 5]))
 def test_every_execution_ends_with_a_legal_history(seed: int, parallelism: int) -> None:
     rng = random.Random(seed)
@@ -55,7 +55,7 @@ def test_every_execution_ends_with_a_legal_history(seed: int, parallelism: int) 
     check(world.record, world)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(seed=st.integers(0, 10**9), crashes=st.lists(st.integers(0, 12), min_size=1, max_size=4))
 def test_a_restart_at_any_point_ends_in_the_same_phase(seed: int, crashes: list[int]) -> None:
     def run(plan: list[int]) -> World:
@@ -74,7 +74,7 @@ def test_a_restart_at_any_point_ends_in_the_same_phase(seed: int, crashes: list[
     assert troubled.record.phase is calm.record.phase
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(seed=st.integers(0, 10**9), at=st.integers(0, 30), crash=st.none() | st.integers(0, 30))
 def test_an_abort_leaves_nothing_running(seed: int, at: int, crash: int | None) -> None:
     rng = random.Random(seed)
@@ -88,7 +88,7 @@ def test_an_abort_leaves_nothing_running(seed: int, at: int, crash: int | None) 
         assert world.record.phase in (WorkflowPhase.SUCCEEDED, WorkflowPhase.FAILED)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(seed=st.integers(0, 10**9), crashes=st.lists(st.integers(0, 15), min_size=1, max_size=3))
 def test_crashes_among_failures_timeouts_and_failure_nodes_still_end(seed: int, crashes: list[int]) -> None:
     rng = random.Random(seed)

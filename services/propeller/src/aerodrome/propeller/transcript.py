@@ -230,7 +230,7 @@ class Transcript:
                 transition.state = _state_with(transition)
 
     def write(self, transitions: Iterable[Written]) -> list[journal_pb2.Transition]:
-        """The journal's form of what `coalesced` gave, in order.  Without `keep`, nodes are written as they stand now."""
+        """The journal's form of what `coalesced` gave, in order.  Without `keep`, nodes are as they stand now."""
         reported = _timestamp(time.time())
         written = []
         for transition in transitions:

@@ -226,6 +226,8 @@ class Engine:
                 self._resume(scope.handler, now)
         elif ending:
             return
+        elif owner is not None and _was_being_ended(scope):
+            scope.status = ScopeStatus.DRAINING  # what ends its owner comes again, be it a deadline or a failure
         elif scope.failed is not None and (scope.open == 0 or not scope.graph.finish_before_failing):
             self._fail_scope(scope, now)
         elif scope.open == 0:
@@ -961,6 +963,13 @@ def _reports_attempts(node: NodeState) -> bool:
 def _goes_on(node: NodeState, attempt: int) -> bool:
     """Whether the attempt may still report its end."""
     return node.phase is NodePhase.RUNNING and node.attempts == attempt and node.after is After.NOTHING
+
+
+def _was_being_ended(scope: Scope) -> bool:
+    """Whether nodes of a restored scope were aborted for a reason that lies outside of it."""
+    if scope.failed is not None and not scope.graph.finish_before_failing:
+        return False
+    return any(node.phase is NodePhase.ABORTED for node in scope.nodes)
 
 
 def _awaits_outputs(node: NodeState) -> bool:

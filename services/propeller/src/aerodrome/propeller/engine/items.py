@@ -133,6 +133,9 @@ class Items:
                     del self.failures[_MESSAGES:]
             elif phase is not TaskPhase.UNDEFINED:
                 self.running += count
+        if TaskPhase.ABORTED in self.phases:
+            self.waiting = []  # the node was being ended, and what ends it comes again
+            return
         self.waiting = [index for index, phase in enumerate(self.phases) if phase == TaskPhase.UNDEFINED]
 
     def take_over(self, index: int) -> None:
