@@ -105,6 +105,18 @@ async def test_a_node_that_is_over_brings_no_items(array: Holder, plane: Replica
     assert [len(node.items) for node in assignment.nodes] == [0]
 
 
+async def test_a_node_that_is_out_of_time_brings_its_items_since_they_may_still_run(
+    array: Holder, plane: Replica
+) -> None:
+    late = Events()
+    await array.append(items((0, 9, 1, "RUNNING")), late.node("n0", "TIMED_OUT"))
+    await plane.stub.CloseSession(CloseSessionRequest(session_id=array.session_id))
+    stream = open_stream(plane.stub, await open_session(plane.stub))
+    assignment = await stream.assignment()
+    stream.cancel()
+    assert [(one.first, one.last, one.attempt) for node in assignment.nodes for one in node.items] == [(0, 9, 1)]
+
+
 async def test_items_are_listed_by_page_with_counts_on_the_first(
     array: Holder, service: Any, executions: Executions
 ) -> None:
