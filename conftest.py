@@ -5,9 +5,13 @@ The end-to-end tests share one platform, which has the port that clients look at
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
+
+from aerodrome.stdlib import logger
 
 TOGETHER = ("tests/e2e/",)
 
@@ -27,3 +31,10 @@ class Scheduling(LoadFileScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
     """Ours instead of xdist's where files are what is shared out."""
     return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before() -> Iterator[None]:
+    """A test that serves something configures the log of the whole process; the next one must not find it so."""
+    with logger.restored():
+        yield

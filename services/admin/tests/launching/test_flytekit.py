@@ -160,7 +160,7 @@ application: {{grpcPort: 0}}
 logger: {{level: 2}}
 """
         )
-        with pytest.raises(FailedPrecondition, match="could run commands here"):
+        with pytest.raises(FailedPrecondition, match="is asked who they are"):
             await serve([config], {"server.host": "0.0.0.0"})
         with pytest.raises(ConfigError, match="did you mean"):
             await serve([config], {"registration.maxWorkflowNode": "3"})

@@ -169,6 +169,24 @@ def capture(level: str = "debug") -> Iterator[list[dict[str, Any]]]:
         _state.sink, _state.level = before
 
 
+@contextmanager
+def restored() -> Iterator[None]:
+    """For tests: what is configured within the block ends with it."""
+    before = (_state.sink, _state.level, _state.show_source)
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        _state.sink, _state.level, _state.show_source = before
+        for bridge in [each for each in root.handlers if isinstance(each, _Bridge) and each not in handlers]:
+            root.removeHandler(bridge)
+        for handler in handlers:
+            if handler not in root.handlers:
+                root.addHandler(handler)
+        root.setLevel(level)
+
+
 def redact(name: str, value: object) -> object:
     """`value` as it may be shown under the field `name`: secrets replaced, inside of mappings and URLs too."""
     return _redact(name, value, depth=0)

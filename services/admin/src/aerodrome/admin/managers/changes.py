@@ -41,6 +41,8 @@ _LATEST_SECONDS = 7_258_118_400
 """The year 2200: instants beyond are mistakes, and their differences would not fit a column."""
 _MAX_INT = 2**31 - 1
 _MAX_SMALLINT = 2**15 - 1
+_SHOWN_CHARS = 200
+"""How much of a name that does not fit is repeated in the error."""
 _MAX_TEXT_BYTES = 64 * 1024
 """Longest reference or error code."""
 MAX_STATE_BYTES = 8 * 2**20
@@ -167,7 +169,9 @@ def _decode_node(transition: Transition, change: NodeChange) -> Report:
     event = NodeExecutionEvent.FromString(change.event)
     check_node_event(event)
     if event.id.node_id != node_id:
-        raise InvalidArgument(f"the event speaks of node {event.id.node_id}, the change of node {node_id}")
+        raise InvalidArgument(
+            f"the event speaks of node {event.id.node_id[:_SHOWN_CHARS]}, the change of node {node_id[:_SHOWN_CHARS]}"
+        )
     return NodeReport(transition, node_id, event, state)
 
 
@@ -183,8 +187,9 @@ def _decode_task(transition: Transition, change: TaskChange) -> Report:
     check_task_event(event)
     if event.parent_node_execution_id.node_id != node_id or event.retry_attempt != change.attempt:
         raise InvalidArgument(
-            f"the event speaks of attempt {event.retry_attempt} of node {event.parent_node_execution_id.node_id}, "
-            f"the change of attempt {change.attempt} of node {node_id}"
+            f"the event speaks of attempt {event.retry_attempt} of node "
+            f"{event.parent_node_execution_id.node_id[:_SHOWN_CHARS]}, "
+            f"the change of attempt {change.attempt} of node {node_id[:_SHOWN_CHARS]}"
         )
     return TaskReport(transition, node_id, change.attempt, event, state)
 
