@@ -72,6 +72,7 @@ class Propeller:
         self._runtime = runtime
         self._hub = PodHub(runtime)
         self._executions: dict[int, Execution] = {}
+        self._driving: dict[int, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
         self.source = LeaseSource(
             channel,
@@ -163,11 +164,25 @@ class Propeller:
         assert self._group is not None
         execution = Execution(assignment, session, self._around, self._dropped)
         self._executions[assignment.execution_id] = execution
+        earlier = self._driving.get(assignment.execution_id)
         log.info("execution leased", execution=execution.name, id=execution.execution_id, epoch=execution.epoch)
-        self._group.create_task(self._drive(execution), name=f"execution {execution.name}")
+        driving = self._drive(execution, known, earlier)
+        task = self._driving[execution.execution_id] = self._group.create_task(
+            driving, name=f"execution {execution.name}"
+        )
+        task.add_done_callback(lambda done: self._driven_no_more(execution.execution_id, done))
 
-    async def _drive(self, execution: Execution) -> None:
+    def _driven_no_more(self, execution_id: int, task: asyncio.Task[None]) -> None:
+        if self._driving.get(execution_id) is task:
+            del self._driving[execution_id]
+
+    async def _drive(self, execution: Execution, known: Execution | None, earlier: asyncio.Task[None] | None) -> None:
         try:
+            if known is not None and earlier is not None:
+                # By an earlier lease: what it follows (pods, children) is followed anew, and not to be forgotten later.
+                earlier.cancel()
+                await asyncio.wait([earlier])
+                await self._forget_pods(known)
             if await execution.run() and execution.untidy:
                 await self._leftovers.clear(execution.key)
         except Exception:  # one execution's trouble stays its own
@@ -190,8 +205,12 @@ class Propeller:
     async def _dropped(self, execution: Execution) -> None:
         """Nobody here may follow the execution's pods any more; whoever holds it now finds them by name."""
         self._leftovers.hint()
+        if self._executions.get(execution.execution_id) is execution:
+            await self._forget_pods(execution)
+
+    async def _forget_pods(self, execution: Execution) -> None:
         run = execution.run_view
-        if run is None or self._executions.get(execution.execution_id) is not execution:
+        if run is None:
             return
         for pod in await self._runtime.list({"execution-id": run.id.name}):
             metadata = pod["metadata"]

@@ -51,7 +51,7 @@ from aerodrome.propeller.nodes.retry import OOM_KILLED, policy_for, with_more_me
 from aerodrome.propeller.pods import PodHub
 from aerodrome.stdlib import faults
 from aerodrome.stdlib.clock import Clock, SystemClock
-from aerodrome.stdlib.errors import AerodromeError, NotFound, ResourceExhausted
+from aerodrome.stdlib.errors import AerodromeError, NotFound, PermissionDenied, ResourceExhausted
 from aerodrome.stdlib.logger import get_logger
 
 log = get_logger(__name__)
@@ -292,7 +292,13 @@ class TaskHandler:
         verdict = outcome.decide(None, False, size, node.spec.has_outputs, self._max_output_bytes, output_prefix=prefix)
         if isinstance(verdict, Failure):
             return verdict
-        await run.literals.write(f"{prefix}/{OUTPUTS}", outputs)
+        reference = f"{prefix}/{OUTPUTS}"
+        try:
+            await run.literals.write(reference, outputs)
+        except PermissionDenied:
+            # An earlier holder froze them, and the journal has not heard of it: nobody has read them.
+            await run.literals.storage.delete(reference)
+            await run.literals.write(reference, outputs)
         return None
 
     async def abort(self, run: Run, node: NodeState, attempt: int, reason: str) -> Observation:
