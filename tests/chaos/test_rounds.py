@@ -180,6 +180,8 @@ def test_whatever_dies_the_invariants_hold(
         supervisor.close()
     if not happened:
         wrong.append("the fault did not happen")
+    if wrong:
+        os.write(1, "\n".join(["", *wrong, ""]).encode())
     assert not wrong, "\n".join([story, f"restarts: {supervisor.restarts}", *wrong])
 
 
