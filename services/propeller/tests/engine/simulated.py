@@ -24,7 +24,7 @@ from aerodrome.propeller.engine.budget import Limits
 from aerodrome.propeller.engine.engine import Engine
 from aerodrome.propeller.engine.graph import Closure, Graph, NodeKind
 from aerodrome.propeller.engine.items import ItemPlan
-from aerodrome.propeller.engine.phases import LIVE, TaskPhase
+from aerodrome.propeller.engine.phases import LIVE, NodePhase, TaskPhase, WorkflowPhase
 from aerodrome.propeller.engine.state import (
     Abort,
     AbortItem,
@@ -36,10 +36,10 @@ from aerodrome.propeller.engine.state import (
     Prepare,
     Start,
     StartItem,
-    TaskTransition,
     Transition,
+    WorkflowTransition,
 )
-from aerodrome.propeller.execution import together
+from aerodrome.propeller.execution import never_began, together
 from aerodrome.propeller.transcript import Written
 
 _BEGINNING = 1_000_000.0
@@ -248,8 +248,10 @@ class Process:
                     raise Broken(f"{transition!r} was refused: {verdict.error.message}")
                 if verdict.aborting:
                     self._aborting = True
-                    if isinstance(transition, NodeTransition | TaskTransition):
+                    if isinstance(transition, NodeTransition) and transition.phase is NodePhase.QUEUED:
                         self.engine.not_permitted(transition.node)
+                elif never_began(transition, aborting=self._aborting):
+                    world.plane.append(self._writer.write([WorkflowTransition(WorkflowPhase.ABORTED, world.now)]))
         return fault.commands if dies and fault is not None else 1 << 30
 
     def _parts(self, written: list[Written]) -> list[list[Written]]:

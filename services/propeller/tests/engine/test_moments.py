@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from flyteidl.core import compiler_pb2, identifier_pb2, workflow_pb2
 from graphs import Record, identifier
-from journalled import writer
+from journalled import ControlPlane, writer
 
+from aerodrome.admin.domain.verdicts import Refused
 from aerodrome.idl.propeller.v1 import state_pb2
 from aerodrome.plugins.api import ErrorKind, Failure
 from aerodrome.propeller.engine.engine import Engine
@@ -22,8 +23,9 @@ from aerodrome.propeller.engine.state import (
     Start,
     StartItem,
     Transition,
+    WorkflowTransition,
 )
-from aerodrome.propeller.execution import together
+from aerodrome.propeller.execution import never_began, together
 from aerodrome.propeller.transcript import ItemEvent
 
 FINISH = workflow_pb2.WorkflowMetadata.FAIL_AFTER_EXECUTABLE_NODES_COMPLETE
@@ -180,3 +182,16 @@ def test_what_is_told_of_items_and_the_entry_that_has_them_are_not_torn(count: i
         run = run + 1 if isinstance(one, ItemEvent) else 0
         longest = max(longest, run)
     assert longest <= 200, "an append has its limit"
+
+
+def test_an_abort_before_the_beginning_leaves_no_execution_that_nobody_ends() -> None:
+    over = WorkflowTransition(WorkflowPhase.SUCCEEDED, 1.0)
+    assert never_began(over, aborting=True)
+    assert not never_began(over, aborting=False)
+    assert not never_began(WorkflowTransition(WorkflowPhase.RUNNING, 1.0), aborting=True)
+    plane = ControlPlane()
+    plane.abort("enough")
+    begin, end = writer().write([WorkflowTransition(WorkflowPhase.RUNNING, 1.0), over])
+    assert all(isinstance(each, Refused) for each in plane.append([begin, end]))
+    plane.append(writer().write([WorkflowTransition(WorkflowPhase.ABORTED, 2.0)]))
+    assert plane.over

@@ -408,9 +408,14 @@ class Execution:
             for transition, answer in zip(part, result.results, strict=True):
                 if answer.status == journal_pb2.TRANSITION_STATUS_ABORTING:
                     self._aborting = True
-                    if isinstance(transition, NodeTransition | TaskTransition):
+                    if isinstance(transition, NodeTransition) and transition.phase is NodePhase.QUEUED:
                         engine.not_permitted(transition.node)
                 elif answer.status == journal_pb2.TRANSITION_STATUS_REFUSED:
+                    if never_began(transition, aborting=self._aborting):
+                        await self._send(
+                            self._transcript.write([WorkflowTransition(WorkflowPhase.ABORTED, time.time())])
+                        )
+                        return
                     log.error("transition refused", execution=self.name, what=repr(transition), why=answer.reason)
 
     async def _send(self, written: list[journal_pb2.Transition]) -> journal_pb2.ExecutionAppendResult:
@@ -531,6 +536,11 @@ def _weight(transition: transcript.Written) -> int:
         metadata = (transition.detail or {}).get("task_node_metadata")
         return 1 if metadata is None else 1 + metadata.ByteSize() // BYTES_PER_WEIGHT
     return 1
+
+
+def never_began(refused: transcript.Written, *, aborting: bool) -> bool:
+    """Whether an execution is over whose beginning was refused, since its abort came before that: it is ABORTED."""
+    return aborting and isinstance(refused, WorkflowTransition) and refused.phase is WorkflowPhase.SUCCEEDED
 
 
 def together(one: transcript.Written, after: transcript.Written) -> bool:
