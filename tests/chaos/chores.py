@@ -34,6 +34,11 @@ TERMINAL = frozenset(
     }
 )
 
+_AWAY = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,  # grpc's own answer to a call that comes in the very moment in which a server stops
+)
 Name = identifier_pb2.WorkflowExecutionIdentifier
 T = TypeVar("T")
 
@@ -94,7 +99,7 @@ class Client:
             try:
                 return rpc(request, timeout=10.0, wait_for_ready=True)
             except grpc.RpcError as error:
-                if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                if error.code() not in _AWAY:
                     raise
                 if time.monotonic() > deadline:
                     raise
