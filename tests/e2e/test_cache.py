@@ -217,6 +217,7 @@ def test_a_hit_whose_file_is_gone_is_a_miss_and_is_said_to_be(
     first = run(registered, marker, "written", text=f"text {x}")
     stored = Path(first.outputs["o0"].path)
     assert stored.read_text() == f"text {x}"
+    stored.parent.chmod(0o755)  # what an attempt made is read-only, its directories too
     stored.unlink()
     answer = explain(catalog, first)
     assert answer.outcome == messages.OUTCOME_BROKEN
