@@ -101,10 +101,11 @@ class Supervisor:
         since: dict[int, float] = {}
         try:
             while not self._over.is_set():
-                if self._instance.platform is None:
+                since = self._move_on(since)
+                # What stands still holds on to what a new platform needs, as the database's memory.
+                if self._instance.platform is None and not since:
                     self._instance.up()
                     self.restarts += 1
-                since = self._move_on(since)
                 self._over.wait(0.03)
         except BaseException as error:  # noqa: BLE001  (the test raises it)
             self.trouble = error

@@ -8,8 +8,10 @@ import json
 import os
 import signal
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,8 @@ from aerodrome.plugins.api import ErrorKind
 from aerodrome.plugins.config import K8sPluginConfig
 from aerodrome.plugins.status import judge
 from aerodrome.propeller.runtimes import LocalRuntime, Pod
+from aerodrome.propeller.runtimes.pods import Key
+from aerodrome.propeller.runtimes.records import Directory
 from aerodrome.stdlib.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, Unavailable
 
 from .harness import Open, appears, carriers, gone, make_pod, run_pod, say_pid, terminated, until
@@ -250,6 +254,23 @@ async def test_delete_ends_the_whole_tree_with_grace(runtime: LocalRuntime, tmp_
     await gone(pid)
     assert (tmp_path / "tidied").read_text() == "tidied\n"
     assert await runtime.get("tests", "polite") is None
+
+
+async def test_a_delete_before_the_process_leaves_none_however_slow_the_disk(
+    runtime: LocalRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = Directory.end
+
+    def slowly(self: Directory, key: Key, outcome: dict[str, Any]) -> None:
+        time.sleep(0.3)
+        end(self, key, outcome)
+
+    monkeypatch.setattr(Directory, "end", slowly)
+    await runtime.start(make_pod("early", ["sh", "-c", f": {tmp_path}/early; sleep 300; true"]))
+    await runtime.delete("tests", "early", grace=timedelta(0))
+    assert await runtime.list() == []
+    await asyncio.sleep(0.3)  # one that was left would be at work by now
+    assert not carriers(f"{tmp_path}/early")
 
 
 async def test_delete_finds_children_that_left_for_sessions_of_their_own(runtime: LocalRuntime, tmp_path: Path) -> None:

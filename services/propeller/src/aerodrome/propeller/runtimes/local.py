@@ -440,7 +440,7 @@ class LocalRuntime:
             if attempt.state is State.LAUNCHING:
                 await self._end(attempt, self._outcome(pods.STARTED_NOT, refusal.reason, refusal.message))
             return
-        if attempt.state is not State.LAUNCHING:
+        if attempt.state is not State.LAUNCHING or attempt.deleting is not None:  # its end is being written down
             return
         attempt.tries += 1
         if link.lost:  # while its secrets were read; what the zygote had was put where it belongs without this one
