@@ -379,6 +379,7 @@ class _AwsSubscription:
         self._freed = asyncio.Event()
         self._turn = asyncio.Lock()
         self._pulled: list[Message] = []
+        self._returning: set[asyncio.Future[None]] = set()
 
     async def next(self) -> Message:
         async with self._turn:
@@ -448,11 +449,25 @@ class _AwsSubscription:
         )
 
     def _keep(self, pulling: asyncio.Future[Message | None]) -> None:
-        """What came although nobody waits any more is for the next who does."""
-        if not pulling.cancelled() and pulling.exception() is None:
-            message = pulling.result()
-            if message is not None:
-                self._pulled.append(message)
+        """What came although its reader waits no more is for the next one here, or else for other members."""
+        if pulling.cancelled() or pulling.exception() is not None:
+            return
+        message = pulling.result()
+        if message is None:
+            return
+        if self._turn.locked():
+            self._pulled.append(message)
+        else:
+            returning = asyncio.ensure_future(self._give_back(message))
+            self._returning.add(returning)
+            returning.add_done_callback(self._returning.discard)
+
+    async def _give_back(self, message: Message) -> None:
+        held = self._held.pop(message.id, None)
+        if held is not None:
+            with contextlib.suppress(AerodromeError):  # its lease runs out by itself
+                await self._visible_in(held[1], NOW)
+            self._bus.wake(self._topic)
 
     async def _pull(self) -> Message | None:
         while True:

@@ -351,6 +351,7 @@ class _NatsSubscription:
         self._freed = asyncio.Event()
         self._turn = asyncio.Lock()
         self._pulled: list[Message] = []
+        self._returning: set[asyncio.Future[None]] = set()
 
     def hinted(self, lane: str) -> None:
         """There may be something in the lane."""
@@ -428,12 +429,26 @@ class _NatsSubscription:
         await self._bus.hint(self._topic, lane)
 
     def _keep(self, pulling: asyncio.Future[Message | None]) -> None:
-        """What came although nobody waits any more is for the next who does."""
-        if not pulling.cancelled() and pulling.exception() is None:
-            message = pulling.result()
-            if message is not None:
-                self._pulled.append(message)
-                self._told.set()
+        """What came although its reader waits no more is for the next one here, or else for other members."""
+        if pulling.cancelled() or pulling.exception() is not None:
+            return
+        message = pulling.result()
+        if message is None:
+            return
+        if self._turn.locked():
+            self._pulled.append(message)
+            self._told.set()
+        else:
+            returning = asyncio.ensure_future(self._give_back(message))
+            self._returning.add(returning)
+            returning.add_done_callback(self._returning.discard)
+
+    async def _give_back(self, message: Message) -> None:
+        held = self._held.pop(message.id, None)
+        if held is not None:
+            with contextlib.suppress(AerodromeError):  # its lease runs out by itself
+                await _reach(held[1].nak())
+                await self._bus.hint(self._topic, held[2])
 
     async def _pull(self, lane: str) -> Message | None:
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{_stream(self._topic)}.{_consumer(self._group, lane)}"
