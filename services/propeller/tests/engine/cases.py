@@ -166,16 +166,21 @@ def main() -> int:
         return 0
     total, broken, begun = Tally(), 0, time.perf_counter()
     with multiprocessing.get_context("spawn").Pool(asked.workers) as pool:
-        for told in pool.imap_unordered(_guarded, range(asked.seed, asked.seed + asked.cases), chunksize=8):
-            if isinstance(told, str):
-                broken += 1
-                sys.stdout.write(f"{told}\n")
-                continue
-            total.cases += told.cases
-            total.restarts += told.restarts
-            total.transitions += told.transitions
-            if total.cases >= asked.cases:
-                break
+        seeds = range(asked.seed, asked.seed + asked.cases)
+        try:
+            for told in pool.imap_unordered(_guarded, seeds, chunksize=8):
+                if isinstance(told, str):
+                    broken += 1
+                    sys.stdout.write(f"{told}\n")
+                    sys.stdout.flush()
+                    continue
+                total.cases += told.cases
+                total.restarts += told.restarts
+                total.transitions += told.transitions
+                if total.cases >= asked.cases:
+                    break
+        except KeyboardInterrupt:
+            sys.stdout.write("interrupted\n")
         pool.terminate()
     seconds = time.perf_counter() - begun
     sys.stdout.write(
