@@ -212,7 +212,7 @@ def _fault(chosen: Point | str, rng: random.Random) -> Fault:
         return Fault((f"{chosen.name} {nth} {action}",), line if chosen.name.startswith("task.") else 0)
     if chosen in STORAGE:
         point, chance, what = chosen.split()
-        return Fault((f"{point} {chance}:{rng.randrange(10**6)} {what}",))
+        return Fault((f"{point} 5 {what}", f"{point} {chance}:{rng.randrange(10**6)} {what}"))  # once for sure
     if chosen == "term":
         return Fault((), line, delay, chosen, signal=signal.SIGTERM)
     seconds = SLOW_SECONDS if chosen == "task" else SECONDS  # one has to be found while it runs
