@@ -23,7 +23,6 @@ from multidict import CIMultiDict
 from aerodrome.admin.gateway import jsonform, metadata, parameters
 from aerodrome.admin.gateway.bindings import Match, Router, WrongVerb
 from aerodrome.admin.gateway.negotiation import Encoding, negotiated
-from aerodrome.admin.gateway.offload import Offload
 from aerodrome.stdlib import http
 from aerodrome.stdlib.errors import (
     AerodromeError,
@@ -38,6 +37,7 @@ from aerodrome.stdlib.errors import (
 from aerodrome.stdlib.logger import get_logger
 from aerodrome.stdlib.rpc.registry import Call, HandlerContext, Registry
 from aerodrome.stdlib.rpc.status import outcome
+from aerodrome.stdlib.workers import Workers
 
 log = get_logger(__name__)
 
@@ -59,13 +59,13 @@ class Gateway:
         *,
         timeout: timedelta,
         inline_bytes: int = INLINE_BYTES,
-        offload: Offload | None = None,
+        offload: Workers | None = None,
     ) -> None:
         self._registry = registry
         self._router = router
         self._timeout_seconds = timeout.total_seconds()
         self._inline_bytes = inline_bytes
-        self._offload = offload or Offload()
+        self._offload = offload or Workers(1, ended=_process_ended)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         inbound, outbound = negotiated(request)
@@ -228,3 +228,10 @@ def _user_headers(answer: bytes) -> CIMultiDict[str]:
         name = metadata.printable(claim).replace("_", "-").replace(" ", "-")
         headers[f"X-User-Claim-{name}"] = metadata.printable(jsonform.to_json(value, camel_case=False).decode())
     return headers
+
+
+def _process_ended() -> Internal:
+    return Internal(
+        "the process that converted the message ended before it was done, perhaps for lack of memory; ask for less, or "
+        "for application/octet-stream, which needs no conversion"
+    )

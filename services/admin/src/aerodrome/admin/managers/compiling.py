@@ -5,13 +5,8 @@ So the service goes on answering, whatever it is handed.  Source: design.md, sec
 
 from __future__ import annotations
 
-import asyncio
-import multiprocessing
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import ParamSpec, TypeVar
 
 from flyteidl.admin.launch_plan_pb2 import LaunchPlan, LaunchPlanCreateRequest
 from flyteidl.admin.workflow_pb2 import WorkflowSpec
@@ -26,9 +21,7 @@ from aerodrome.admin.domain import compilation
 from aerodrome.admin.domain.compilation import Compiled, Needs
 from aerodrome.compiler import Key, LaunchPlanInterface
 from aerodrome.stdlib.errors import Internal
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from aerodrome.stdlib.workers import IDLE, Workers
 
 
 class Compiler:
@@ -38,19 +31,15 @@ class Compiler:
     end when there was nothing to do for `idle`, and with them the memory that large messages took.
     """
 
-    def __init__(self, *, inline_bytes: int, workers: int, idle: timedelta = timedelta(seconds=20)) -> None:
+    def __init__(self, *, inline_bytes: int, workers: int, idle: timedelta = IDLE) -> None:
         self._inline_bytes = inline_bytes
-        self._workers = workers
-        self._idle_seconds = idle.total_seconds()
-        self._pool: ProcessPoolExecutor | None = None
-        self._running = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._workers = Workers(workers, ended=_process_ended, idle=idle)
 
     async def needs_of(self, spec: WorkflowSpec) -> Needs:
         """What the workflow refers to.  Raises InvalidArgument with the compiler's errors."""
         if self.is_small(spec):
             return compilation.needs_of(spec)
-        return await self._away(compilation.needs_of_bytes, spec.SerializeToString())
+        return await self._workers.run(compilation.needs_of_bytes, spec.SerializeToString())
 
     async def compile(
         self,
@@ -62,7 +51,7 @@ class Compiler:
         """The closure of the workflow.  Raises InvalidArgument with the compiler's errors."""
         if self.is_small(spec):
             return compilation.compiled(spec, tasks, launch_plans, created_at)
-        return await self._away(
+        return await self._workers.run(
             compilation.compiled_bytes,
             spec.SerializeToString(),
             [task.SerializeToString() for task in tasks],
@@ -77,21 +66,17 @@ class Compiler:
         """How two serialized workflow closures differ, for people."""
         if len(old) + len(new) <= self._inline_bytes:
             return compilation.closure_diff(old, new)
-        return await self._away(compilation.closure_diff, old, new)
+        return await self._workers.run(compilation.closure_diff, old, new)
 
     async def close(self) -> None:
         """End the processes; what they still compute is given up."""
-        if self._timer is not None:
-            self._timer.cancel()
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            await asyncio.to_thread(pool.shutdown, wait=True, cancel_futures=True)
+        await self._workers.close()
 
     async def compile_task(self, template: TaskTemplate) -> tuple[CompiledTask, bytes]:
         """The compiled form of a task, and its digest.  Raises InvalidArgument with the compiler's errors."""
         if self.is_small(template):
             return compilation.compiled_task(template)
-        compiled, digest = await self._away(compilation.compiled_task_bytes, template.SerializeToString())
+        compiled, digest = await self._workers.run(compilation.compiled_task_bytes, template.SerializeToString())
         return CompiledTask.FromString(compiled), digest
 
     async def launch_plan(
@@ -100,7 +85,7 @@ class Compiler:
         """The stored form of a launch plan, and its digest.  Raises InvalidArgument."""
         if self.is_small(request, workflow):
             return compilation.launch_plan(request, workflow, artifacts_enabled)
-        stored, digest = await self._away(
+        stored, digest = await self._workers.run(
             compilation.launch_plan_bytes,
             request.SerializeToString(),
             workflow.SerializeToString(),
@@ -113,7 +98,7 @@ class Compiler:
         if self.is_small(expected, fixed, supplied):
             return compilation.resolved_inputs(expected, fixed, supplied)
         return LiteralMap.FromString(
-            await self._away(
+            await self._workers.run(
                 compilation.resolved_inputs_bytes,
                 expected.SerializeToString(),
                 fixed.SerializeToString(),
@@ -125,29 +110,6 @@ class Compiler:
         """Whether the messages together are dealt with in this process."""
         return sum(message.ByteSize() for message in messages) <= self._inline_bytes
 
-    async def _away(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        assert not kwargs
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(self._workers, mp_context=multiprocessing.get_context("spawn"))
-        pool = self._pool
-        self._running += 1
-        if self._timer is not None:
-            self._timer.cancel()
-        try:
-            return await asyncio.get_running_loop().run_in_executor(pool, function, *args)
-        except BrokenProcessPool as error:
-            if self._pool is pool:
-                self._pool = None
-            pool.shutdown(wait=False)
-            raise Internal(
-                "the process that did the work ended before it was done, perhaps for lack of memory; try again"
-            ) from error
-        finally:
-            self._running -= 1
-            if self._running == 0:
-                self._timer = asyncio.get_running_loop().call_later(self._idle_seconds, self._end_idle)
 
-    def _end_idle(self) -> None:
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown(wait=False)
+def _process_ended() -> Internal:
+    return Internal("the process that did the work ended before it was done, perhaps for lack of memory; try again")

@@ -8,10 +8,7 @@ Source: spec/data-plane.md, 2.1, 3.1, 3.6.
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 from flyteidl.admin import launch_plan_pb2
@@ -29,6 +26,7 @@ from aerodrome.propeller.nodes.admin_client import AdminClient, patiently
 from aerodrome.propeller.nodes.handler import Run
 from aerodrome.stdlib import faults
 from aerodrome.stdlib.errors import InvalidArgument, NotFound, ResourceExhausted
+from aerodrome.stdlib.workers import Workers
 
 COMPILED = "dynamic_compiled.pb"
 """The `flyteidl.core.CompiledWorkflowClosure`, beside the futures file."""
@@ -38,7 +36,6 @@ MAX_CLOSURE_BYTES = 48 << 20
 """Largest compiled closure: the event that tells of it has to fit into a message."""
 _INLINE_BYTES = 40_000
 """Futures up to this size are compiled in this process."""
-_IDLE_SECONDS = 20.0
 _VERSION_LENGTH = 10
 
 
@@ -59,9 +56,7 @@ class Expander:
         self._admin = admin
         self._default_max_attempts = default_max_attempts
         self._inline_bytes = inline_bytes
-        self._pool: ProcessPoolExecutor | None = None
-        self._running = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._workers = Workers(1, ended=_process_ended)
 
     async def expand(self, run: Run, node: NodeState, attempt: int) -> Expanded | Failure:
         """What the futures file of an attempt stands for, or why the node fails.  Raises storage errors that may pass.
@@ -123,11 +118,7 @@ class Expander:
 
     async def close(self) -> None:
         """End the processes; what they still compute is given up."""
-        if self._timer is not None:
-            self._timer.cancel()
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            await asyncio.to_thread(pool.shutdown, wait=True, cancel_futures=True)
+        await self._workers.close()
 
     # --- inside
 
@@ -170,7 +161,8 @@ class Expander:
         try:
             if small:
                 return _compiled(spec, names, interface, tasks, interfaces)
-            answer = await self._away(
+            answer = await self._workers.run(
+                _compiled_bytes,
                 data,
                 names,
                 interface.SerializeToString(),
@@ -189,39 +181,11 @@ class Expander:
             return _graph(data, self._default_max_attempts)
         return await asyncio.to_thread(_graph, data, self._default_max_attempts)
 
-    async def _away(
-        self,
-        data: bytes,
-        names: Mapping[str, str],
-        interface: bytes,
-        tasks: Sequence[bytes],
-        plans: Mapping[Key, tuple[bytes, bytes]],
-    ) -> bytes | str:
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
-        pool = self._pool
-        self._running += 1
-        if self._timer is not None:
-            self._timer.cancel()
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(pool, _compiled_bytes, data, names, interface, tasks, plans)
-        except BrokenProcessPool as error:
-            if self._pool is pool:
-                self._pool = None
-            pool.shutdown(wait=False)
-            raise ResourceExhausted(
-                "the process that compiled what the task made ended before it was done, perhaps for lack of memory"
-            ) from error
-        finally:
-            self._running -= 1
-            if self._running == 0:
-                self._timer = loop.call_later(_IDLE_SECONDS, self._end_idle)
 
-    def _end_idle(self) -> None:
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown(wait=False)
+def _process_ended() -> ResourceExhausted:
+    return ResourceExhausted(
+        "the process that compiled what the task made ended before it was done, perhaps for lack of memory"
+    )
 
 
 def outputs_of(run: Run, node: NodeState) -> str:
