@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aerodrome.admin.domain.schedules import check_cron
-from aerodrome.scheduler.domain.cron import SDK_ALIASES, Cron, parse
 from aerodrome.scheduler.domain.misfire import COUNTED, Misfire, Policy, judge
 from aerodrome.scheduler.domain.naming import Key, execution_hash, execution_name, fnv1_64, schedule_key
 from aerodrome.scheduler.domain.plans import plan_of, settings_of
 from aerodrome.scheduler.domain.schedules import Rate, Schedule, count_slots, latest_slots, schedule_of, slots
+from aerodrome.stdlib.cron import SDK_ALIASES, Cron, parse
 from aerodrome.stdlib.errors import InvalidArgument
 
 MINUTE = timedelta(minutes=1)

@@ -9,9 +9,9 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from aerodrome.scheduler.domain.cron import zone_of
 from aerodrome.scheduler.domain.misfire import Misfire, Policy
 from aerodrome.stdlib.config import Duration, LoggerConfig, Section, TelemetryConfig
+from aerodrome.stdlib.cron import zone_of
 from aerodrome.stdlib.errors import InvalidArgument
 from aerodrome.stdlib.postgres.config import DatabaseConfig
 from aerodrome.stdlib.pubsub.config import BusConfig

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
-from aerodrome.scheduler.domain.cron import Cron, parse, split_zone
 from aerodrome.stdlib.config import parse_duration
+from aerodrome.stdlib.cron import EVERY, Cron, parse, split_zone
 from aerodrome.stdlib.errors import InvalidArgument
 
-EVERY = "@every "
 LEAST_PERIOD = timedelta(seconds=1)
 
 _FIRST_LOOK = timedelta(hours=2)

@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import islice
 
 from aerodrome.scheduler.config import SchedulerSection
-from aerodrome.scheduler.domain.cron import Cron
 from aerodrome.scheduler.domain.misfire import Policy
 from aerodrome.scheduler.domain.naming import Key
 from aerodrome.scheduler.domain.plans import settings_of, zone_name
@@ -19,6 +18,7 @@ from aerodrome.scheduler.domain.records import BackfillOrder, KnownDecision, Pau
 from aerodrome.scheduler.domain.schedules import count_slots, schedule_of, slots
 from aerodrome.scheduler.repositories.schedules import NEWEST, Filter, ScheduleRepository
 from aerodrome.stdlib.clock import Clock
+from aerodrome.stdlib.cron import Cron
 from aerodrome.stdlib.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from aerodrome.stdlib.postgres.database import Database
 

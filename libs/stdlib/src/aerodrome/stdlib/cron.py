@@ -45,6 +45,9 @@ SDK_ALIASES = {
 }
 """What flytekit's own check lets through beside the descriptors."""
 
+EVERY = "@every "
+"""Begins what looks like an expression and is a rate: a duration follows."""
+
 MAX_CHARS = 255
 
 _MONTHS = {name.lower(): number for number, name in enumerate(calendar.month_abbr) if name}
@@ -187,7 +190,7 @@ class Cron:
 def parse(expression: str, zone: str = "") -> Cron:
     """The meaning of an expression of five fields or a descriptor, read in `zone` (IANA) unless it names one itself.
 
-    Raises InvalidArgument `Invalid cron expression: <reason>`; `@every` is no cron expression (see `schedules`).
+    Raises InvalidArgument `Invalid cron expression: <reason>`; `@every` is no cron expression.
     """
     try:
         return _parsed(expression, zone)
