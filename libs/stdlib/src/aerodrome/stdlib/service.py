@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from pydantic import BaseModel
+
+from aerodrome.stdlib import operations
 from aerodrome.stdlib.errors import FailedPrecondition
 from aerodrome.stdlib.rpc.server import RpcServer
+from aerodrome.stdlib.telemetry import Telemetry
 
 LOOPBACK = frozenset(("127.0.0.1", "localhost", "::1"))
 """Addresses that only this machine reaches."""
@@ -24,31 +29,49 @@ def check_exposure(host: str, *, insecure_bind: bool, section: str) -> None:
         )
 
 
-async def run_until_told(
-    server: RpcServer, parts: Mapping[str, Coroutine[Any, Any, None]], *, grace: timedelta, serving: asyncio.Event
-) -> None:
-    """Serve until SIGTERM or SIGINT, or until one of the parts ends; then stop taking calls, and end the parts.
+@dataclass(frozen=True)
+class Operations:
+    """Where the operational port of a service is, and the setting that says so; see `operations`."""
 
-    `serving` is set meanwhile.  The error of a part that failed is raised.
+    telemetry: Telemetry
+    config: BaseModel
+    host: str
+    port: int
+    setting: str
+
+
+async def serve_until_told(
+    server: RpcServer, name: str, work: Callable[[], Coroutine[Any, Any, None]], at: Operations, *, grace: timedelta
+) -> None:
+    """Serve until SIGTERM or SIGINT, or until the service's own `work` ends; then stop taking calls, and end the work.
+
+    The operational port is open meanwhile.  Raises the error of work that failed, and Unavailable if a port is taken.
     """
+    serving = asyncio.Event()
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for each in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(each, told.set)
-    tasks = [asyncio.create_task(part, name=name) for name, part in parts.items()]
-    waiting = asyncio.create_task(told.wait(), name="signals")
-    try:
-        await server.start()
-        serving.set()
-        await asyncio.wait({*tasks, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        serving.clear()
-        await server.stop(grace)  # the parts are needed by its last calls
-        for task in (waiting, *tasks):
-            task.cancel()
-        await asyncio.wait({waiting, *tasks})
+    async with operations.listening(
+        at.telemetry, at.config, ready=serving.is_set, host=at.host, port=at.port, setting=at.setting
+    ):
         for each in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(each)
+            loop.add_signal_handler(each, told.set)
+        tasks = [
+            asyncio.create_task(work(), name=name),
+            asyncio.create_task(at.telemetry.run(), name="telemetry"),
+        ]
+        waiting = asyncio.create_task(told.wait(), name="signals")
+        try:
+            await server.start()
+            serving.set()
+            await asyncio.wait({*tasks, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            serving.clear()
+            await server.stop(grace)  # its last calls need the work
+            for task in (waiting, *tasks):
+                task.cancel()
+            await asyncio.wait({waiting, *tasks})
+            for each in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(each)
     for task in tasks:
         if not task.cancelled():
             task.result()

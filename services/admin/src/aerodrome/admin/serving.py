@@ -21,7 +21,7 @@ from aerodrome.admin.config import AdminConfig, ServerConfig
 from aerodrome.admin.main import DEFAULT_MESSAGE_BYTES, MIGRATIONS, SERVICE, Admin
 from aerodrome.admin.managers.announcing import open_outside
 from aerodrome.admin.rpc.catalog_client import CatalogClient
-from aerodrome.stdlib import http, logger, operations
+from aerodrome.stdlib import http, logger
 from aerodrome.stdlib.clock import SystemClock
 from aerodrome.stdlib.config import load
 from aerodrome.stdlib.errors import FailedPrecondition
@@ -30,7 +30,7 @@ from aerodrome.stdlib.postgres.migrations import migrate
 from aerodrome.stdlib.pubsub.opening import open_bus
 from aerodrome.stdlib.rpc.client import Tls, network_channel
 from aerodrome.stdlib.rpc.server import RpcServer
-from aerodrome.stdlib.service import LOOPBACK, check_exposure, run_until_told
+from aerodrome.stdlib.service import LOOPBACK, Operations, check_exposure, serve_until_told
 from aerodrome.stdlib.storage import LocalSigner, open_storage
 from aerodrome.stdlib.storage.http import routes as storage_routes
 from aerodrome.stdlib.storage.local import LocalStorage
@@ -93,17 +93,6 @@ async def serve(config_files: Sequence[Path], overrides: Mapping[str, Any]) -> N
         if isinstance(storage, LocalStorage):
             app.add_routes(storage_routes(storage, signer))
         grace = timedelta(seconds=settings.graceful_shutdown_timeout_seconds)
-        serving = asyncio.Event()
-        await stack.enter_async_context(
-            operations.listening(
-                telemetry,
-                config,
-                ready=serving.is_set,
-                host=settings.host,
-                port=config.flyteadmin.profiler_port,
-                setting="flyteadmin.profilerPort",
-            )
-        )
         http_port = await stack.enter_async_context(
             http.listen(
                 app,
@@ -114,8 +103,8 @@ async def serve(config_files: Sequence[Path], overrides: Mapping[str, Any]) -> N
                 tls=tls,
             )
         )
-        parts = {"admin": admin.run(), "telemetry": telemetry.run()}
-        await run_until_told(server, parts, grace=grace, serving=serving)
+        at = Operations(telemetry, config, settings.host, config.flyteadmin.profiler_port, "flyteadmin.profilerPort")
+        await serve_until_told(server, "admin", admin.run, at, grace=grace)
 
 
 def _application(config: AdminConfig, server: RpcServer) -> web.Application:

@@ -6,7 +6,6 @@ is the stand-alone process with a gRPC server of its own.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
@@ -31,7 +30,7 @@ from aerodrome.datacatalog.rpc.nodes import ControlPlane
 from aerodrome.datacatalog.rpc.outputs import CacheServiceRpcs
 from aerodrome.datacatalog.rpc.understanding import CatalogRpcs
 from aerodrome.idl.catalog.v1.catalog_pb2_grpc import add_CatalogServiceServicer_to_server
-from aerodrome.stdlib import logger, operations
+from aerodrome.stdlib import logger
 from aerodrome.stdlib.clock import Clock, SystemClock
 from aerodrome.stdlib.config import load
 from aerodrome.stdlib.logger import get_logger
@@ -40,7 +39,7 @@ from aerodrome.stdlib.postgres.database import Database
 from aerodrome.stdlib.postgres.migrations import migrate
 from aerodrome.stdlib.rpc.client import Tls, network_channel
 from aerodrome.stdlib.rpc.server import RpcServer
-from aerodrome.stdlib.service import check_exposure, run_until_told
+from aerodrome.stdlib.service import Operations, check_exposure, serve_until_told
 from aerodrome.stdlib.storage import Storage, open_storage
 from aerodrome.stdlib.telemetry import Telemetry
 
@@ -137,16 +136,7 @@ async def serve(config_files: Sequence[Path], overrides: Mapping[str, Any]) -> N
         for add_to_server, servicer in service.services():
             server.add(add_to_server, servicer)
         grace = timedelta(seconds=application.graceful_shutdown_timeout_seconds)
-        serving = asyncio.Event()
-        await stack.enter_async_context(
-            operations.listening(
-                telemetry,
-                config,
-                ready=serving.is_set,
-                host=application.host,
-                port=config.datacatalog.profiler_port,
-                setting="datacatalog.profilerPort",
-            )
+        at = Operations(
+            telemetry, config, application.host, config.datacatalog.profiler_port, "datacatalog.profilerPort"
         )
-        parts = {"datacatalog": service.run(), "telemetry": telemetry.run()}
-        await run_until_told(server, parts, grace=grace, serving=serving)
+        await serve_until_told(server, "datacatalog", service.run, at, grace=grace)

@@ -25,7 +25,7 @@ from aerodrome.notifier.rpc.deliveries import NotifierRpcs
 from aerodrome.notifier.senders.mail import NoMail, SesSender, SmtpSender
 from aerodrome.notifier.senders.port import Sender
 from aerodrome.notifier.senders.web import PAGERDUTY_URL, WebSender
-from aerodrome.stdlib import logger, operations
+from aerodrome.stdlib import logger
 from aerodrome.stdlib.clock import Clock, SystemClock
 from aerodrome.stdlib.config import load
 from aerodrome.stdlib.errors import (
@@ -44,7 +44,7 @@ from aerodrome.stdlib.postgres.migrations import migrate
 from aerodrome.stdlib.pubsub.bus import Bus, Message, Subscription
 from aerodrome.stdlib.pubsub.opening import open_bus
 from aerodrome.stdlib.rpc.server import RpcServer
-from aerodrome.stdlib.service import check_exposure, run_until_told
+from aerodrome.stdlib.service import Operations, check_exposure, serve_until_told
 from aerodrome.stdlib.telemetry import Telemetry
 from aerodrome.stdlib.telemetry.metrics import Metrics
 
@@ -275,16 +275,5 @@ async def serve(files: Sequence[Path], overrides: Mapping[str, Any]) -> None:
         server = RpcServer(address=f"{section.server.host}:{section.server.port}", health_names=("", "notifier"))
         for add_to_server, servicer in notifier.services():
             server.add(add_to_server, servicer)
-        serving = asyncio.Event()
-        await stack.enter_async_context(
-            operations.listening(
-                telemetry,
-                config,
-                ready=serving.is_set,
-                host=section.server.host,
-                port=section.profiler_port,
-                setting="notifier.profilerPort",
-            )
-        )
-        parts = {"notifier": notifier.run(), "telemetry": telemetry.run()}
-        await run_until_told(server, parts, grace=timedelta(seconds=10), serving=serving)
+        at = Operations(telemetry, config, section.server.host, section.profiler_port, "notifier.profilerPort")
+        await serve_until_told(server, "notifier", notifier.run, at, grace=timedelta(seconds=10))

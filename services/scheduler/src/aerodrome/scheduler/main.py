@@ -27,7 +27,7 @@ from aerodrome.scheduler.managers.leading import Leadership, NotLeading
 from aerodrome.scheduler.managers.learning import LearningManager
 from aerodrome.scheduler.repositories.schedules import CHANNEL, ScheduleRepository
 from aerodrome.scheduler.rpc.schedules import SchedulerRpcs
-from aerodrome.stdlib import logger, operations
+from aerodrome.stdlib import logger
 from aerodrome.stdlib.clock import Clock, SystemClock
 from aerodrome.stdlib.config import load
 from aerodrome.stdlib.errors import AerodromeError
@@ -40,7 +40,7 @@ from aerodrome.stdlib.pubsub.bus import Bus
 from aerodrome.stdlib.pubsub.opening import open_bus
 from aerodrome.stdlib.rpc.client import Tls, network_channel
 from aerodrome.stdlib.rpc.server import RpcServer
-from aerodrome.stdlib.service import check_exposure, run_until_told
+from aerodrome.stdlib.service import Operations, check_exposure, serve_until_told
 from aerodrome.stdlib.telemetry import Telemetry
 from aerodrome.stdlib.telemetry.metrics import Metrics
 
@@ -301,19 +301,8 @@ async def serve(files: Sequence[Path], overrides: Mapping[str, Any]) -> None:
         server = RpcServer(address=f"{section.server.host}:{section.server.port}")
         for add_to_server, servicer in scheduler.services():
             server.add(add_to_server, servicer)
-        serving = asyncio.Event()
-        await stack.enter_async_context(
-            operations.listening(
-                telemetry,
-                config,
-                ready=serving.is_set,
-                host=section.server.host,
-                port=section.profiler_port,
-                setting="scheduler.profilerPort",
-            )
-        )
-        parts = {"scheduler": scheduler.run(), "telemetry": telemetry.run()}
-        await run_until_told(server, parts, grace=timedelta(seconds=10), serving=serving)
+        at = Operations(telemetry, config, section.server.host, section.profiler_port, "scheduler.profilerPort")
+        await serve_until_told(server, "scheduler", scheduler.run, at, grace=timedelta(seconds=10))
 
 
 def _holder() -> str:
