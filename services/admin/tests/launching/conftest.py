@@ -172,6 +172,10 @@ def config() -> AdminConfig:
     return AdminConfig.model_validate({"flyte": {"admin": {"seed_projects": ["flytesnacks"]}}})
 
 
+async def _never(message: object) -> None:
+    await asyncio.Event().wait()
+
+
 @asynccontextmanager
 async def running(
     database: Database, directory: Path, config: AdminConfig, clock: ManualClock | None = None
@@ -186,6 +190,7 @@ async def running(
             clock=clock,
             public_url=lambda: "http://here",
             telemetry=telemetry,
+            publish=_never,  # what is in the outbox stays there for tests to see
         )
         await admin.prepare()
         registry = Registry()
