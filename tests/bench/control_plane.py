@@ -314,7 +314,7 @@ async def drive(address: str, what: str, seconds: float) -> dict[str, Any]:
     dice = random.Random()
     prefix = f"f{dice.getrandbits(60):x}"
     async with grpc.aio.insecure_channel(address, options=options) as channel:
-        stub: Any = AdminServiceStub(channel)  # type: ignore[no-untyped-call]
+        stub: Any = AdminServiceStub(channel)
         if what == "register":
             return await _register(stub)
 

@@ -723,7 +723,7 @@ async def serving(database: Any) -> AsyncIterator[tuple[Any, Recording]]:
         for add_to_server, servicer in admin.services():
             registry.add(add_to_server, servicer)
         channel = await stack.enter_async_context(DirectChannel([registry]))
-        yield AdminServiceStub(channel), recording  # type: ignore[no-untyped-call]
+        yield AdminServiceStub(channel), recording
 
 
 async def summary(size: Size, data_dir: Path | None) -> dict[str, Any]:

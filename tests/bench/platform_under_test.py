@@ -64,7 +64,7 @@ class Platform:
         self._process = int(instance["pid"])
         self.endpoint = f"localhost:{instance['port']}"
         self._channel = grpc.insecure_channel(self.endpoint)
-        self._admin = AdminServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._admin = AdminServiceStub(self._channel)
         return seconds
 
     def stop(self) -> None:

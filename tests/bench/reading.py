@@ -102,7 +102,7 @@ async def _lists(address: str) -> dict[str, float]:
     key = WorkflowExecutionIdentifier(project="p", domain="d", name="e1")
     figures: dict[str, float] = {}
     async with grpc.aio.insecure_channel(address, options=[("grpc.max_receive_message_length", -1)]) as channel:
-        stub: Any = AdminServiceStub(channel)  # type: ignore[no-untyped-call]
+        stub: Any = AdminServiceStub(channel)
 
         async def pages(name: str, call: Any, request: Any, deep: int) -> None:
             first: Callable[[], Awaitable[Any]] = lambda: call(request)  # noqa: E731
@@ -152,7 +152,7 @@ async def _client(address: str, seconds: float) -> dict[str, float]:
     end = time.perf_counter() + seconds
     taken: list[float] = []
     async with grpc.aio.insecure_channel(address) as channel:
-        stub: Any = AdminServiceStub(channel)  # type: ignore[no-untyped-call]
+        stub: Any = AdminServiceStub(channel)
 
         async def caller(number: int) -> None:
             while (begin := time.perf_counter()) < end:

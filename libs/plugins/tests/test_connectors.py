@@ -50,26 +50,26 @@ class Service(
         if self.error is not None:
             await context.abort(*self.error)
 
-    async def ListAgents(self, request, context):  # type: ignore[no-untyped-def]
+    async def ListAgents(self, request: Any, context: Any) -> Any:
         await self._fail(context)
         return agent_pb2.ListAgentsResponse(agents=self.agents)
 
-    async def CreateTask(self, request, context):  # type: ignore[no-untyped-def]
+    async def CreateTask(self, request: Any, context: Any) -> Any:
         await self._fail(context)
         self.created.append(request)
         return agent_pb2.CreateTaskResponse(resource_meta=b"\xff\x00meta")
 
-    async def GetTask(self, request, context):  # type: ignore[no-untyped-def]
+    async def GetTask(self, request: Any, context: Any) -> Any:
         await self._fail(context)
         self.seen.append(request)
         return agent_pb2.GetTaskResponse(resource=self.resource)
 
-    async def DeleteTask(self, request, context):  # type: ignore[no-untyped-def]
+    async def DeleteTask(self, request: Any, context: Any) -> Any:
         await self._fail(context)
         self.deleted.append(request.resource_meta)
         return agent_pb2.DeleteTaskResponse()
 
-    async def ExecuteTaskSync(self, requests, context):  # type: ignore[no-untyped-def]
+    async def ExecuteTaskSync(self, requests: Any, context: Any) -> Any:
         async for request in requests:
             self.streamed.append(request)
         await self._fail(context)

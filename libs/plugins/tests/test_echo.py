@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from flyteidl.core import interface_pb2, literals_pb2, types_pb2
@@ -62,7 +63,7 @@ def values(outputs: literals_pb2.LiteralMap | None) -> dict[str, int | str]:
         ({"a": INTEGER}, {}, {"a": 1}, {}),
     ],
 )
-async def test_outputs_repeat_inputs(echo_context, inputs, outputs, given, expected) -> None:  # type: ignore[no-untyped-def]
+async def test_outputs_repeat_inputs(echo_context: Any, inputs: Any, outputs: Any, given: Any, expected: Any) -> None:
     outcome = await EchoPlugin().run(echo_context(inputs, outputs, **given))
     assert outcome.info.phase is Phase.SUCCEEDED
     assert values(outcome.outputs) == expected
@@ -76,13 +77,15 @@ async def test_outputs_repeat_inputs(echo_context, inputs, outputs, given, expec
         ({"a": INTEGER}, {"o0": INTEGER}, {}, "its input 'a' was not given"),
     ],
 )
-async def test_what_does_not_fit_is_refused_for_good(echo_context, inputs, outputs, given, why) -> None:  # type: ignore[no-untyped-def]
+async def test_what_does_not_fit_is_refused_for_good(
+    echo_context: Any, inputs: Any, outputs: Any, given: Any, why: Any
+) -> None:
     with pytest.raises(PluginError, match=why) as raised:
         await EchoPlugin().run(echo_context(inputs, outputs, **given))
     assert not raised.value.failure.retryable
 
 
-async def test_it_takes_as_long_as_it_was_told(echo_context) -> None:  # type: ignore[no-untyped-def]
+async def test_it_takes_as_long_as_it_was_told(echo_context: Any) -> None:
     clock = ManualClock()
     plugin = EchoPlugin(EchoConfig(sleep_duration=timedelta(seconds=5)), clock)
     assert isinstance(plugin, InProcessPlugin)

@@ -86,8 +86,8 @@ class Reader:
     """Reads from a channel; every method raises AerodromeError."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._admin: Any = AdminServiceStub(channel)  # type: ignore[no-untyped-call]
-        self._dataproxy: Any = DataProxyServiceStub(channel)  # type: ignore[no-untyped-call]
+        self._admin: Any = AdminServiceStub(channel)
+        self._dataproxy: Any = DataProxyServiceStub(channel)
         self._names: OrderedDict[bytes, dict[str, str]] = OrderedDict()
 
     async def projects(self) -> Sequence[Any]:

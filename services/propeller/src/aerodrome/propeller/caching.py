@@ -133,7 +133,7 @@ class TaskCache:
         heartbeat: timedelta = timedelta(seconds=10),
         patience: timedelta = timedelta(seconds=30),
     ) -> None:
-        self._catalog: Any = DataCatalogStub(channel)  # type: ignore[no-untyped-call]
+        self._catalog: Any = DataCatalogStub(channel)
         self._storage = storage
         self._clock = clock
         self._max_age = max_age

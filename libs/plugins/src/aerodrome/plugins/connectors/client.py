@@ -33,7 +33,7 @@ class ConnectorClient:
     async def list_agents(self) -> list[agent_pb2.Agent]:
         """What the connector says of itself.  Raises Unimplemented if it cannot be asked."""
         response = await self._call(
-            lambda channel: agent_pb2_grpc.AgentMetadataServiceStub(channel).ListAgents,  # type: ignore[no-untyped-call]
+            lambda channel: agent_pb2_grpc.AgentMetadataServiceStub(channel).ListAgents,
             agent_pb2.ListAgentsRequest(),
             "ListAgents",
         )
@@ -42,7 +42,7 @@ class ConnectorClient:
     async def create(self, request: agent_pb2.CreateTaskRequest) -> bytes:
         """Start a job; what identifies it."""
         response = await self._call(
-            lambda channel: agent_pb2_grpc.AsyncAgentServiceStub(channel).CreateTask,  # type: ignore[no-untyped-call]
+            lambda channel: agent_pb2_grpc.AsyncAgentServiceStub(channel).CreateTask,
             request,
             "CreateTask",
         )
@@ -51,7 +51,7 @@ class ConnectorClient:
     async def get(self, request: agent_pb2.GetTaskRequest) -> agent_pb2.Resource:
         """How a job stands."""
         response = await self._call(
-            lambda channel: agent_pb2_grpc.AsyncAgentServiceStub(channel).GetTask,  # type: ignore[no-untyped-call]
+            lambda channel: agent_pb2_grpc.AsyncAgentServiceStub(channel).GetTask,
             request,
             "GetTask",
         )
@@ -61,7 +61,7 @@ class ConnectorClient:
     async def delete(self, request: agent_pb2.DeleteTaskRequest) -> None:
         """End a job."""
         await self._call(
-            lambda channel: agent_pb2_grpc.AsyncAgentServiceStub(channel).DeleteTask,  # type: ignore[no-untyped-call]
+            lambda channel: agent_pb2_grpc.AsyncAgentServiceStub(channel).DeleteTask,
             request,
             "DeleteTask",
         )
@@ -76,7 +76,7 @@ class ConnectorClient:
         resource = agent_pb2.Resource()
         answered = False
         try:
-            stub = agent_pb2_grpc.SyncAgentServiceStub(self._connected())  # type: ignore[no-untyped-call]
+            stub = agent_pb2_grpc.SyncAgentServiceStub(self._connected())
             call = stub.ExecuteTaskSync(sent(), timeout=self.config.timeout("ExecuteTaskSync"))
             async for response in call:
                 answered = True

@@ -31,7 +31,7 @@ class ControlPlane:
     """AdminService behind a channel."""
 
     def __init__(self, channel: grpc.aio.Channel, storage: Storage) -> None:
-        self._admin: Any = AdminServiceStub(channel)  # type: ignore[no-untyped-call]
+        self._admin: Any = AdminServiceStub(channel)
         self._storage = storage
 
     async def subject(self, node: messages.NodeOfExecution) -> Subject:

@@ -50,8 +50,8 @@ class AdminClient:
     """The control plane, as the nodes of one data plane see it."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._admin: Any = admin_pb2_grpc.AdminServiceStub(channel)  # type: ignore[no-untyped-call]
-        self._signals: Any = signal_pb2_grpc.SignalServiceStub(channel)  # type: ignore[no-untyped-call]
+        self._admin: Any = admin_pb2_grpc.AdminServiceStub(channel)
+        self._signals: Any = signal_pb2_grpc.SignalServiceStub(channel)
         self._journal: Any = journal_pb2_grpc.JournalServiceStub(channel)
         self._items: Any = items_pb2_grpc.ItemServiceStub(channel)
 
