@@ -185,7 +185,7 @@ def in_a_pod(a: int) -> str:
 
 shelled = ShellTask(
     name="plugged.shelled",
-    script="set -e; echo {inputs.text} > {outputs.out}; tr a-z A-Z < {inputs.file} >> {outputs.out}",
+    script="set -e; echo {inputs.text} > '{outputs.out}'; tr a-z A-Z < '{inputs.file}' >> '{outputs.out}'",
     inputs=kwtypes(text=str, file=FlyteFile),
     output_locs=[OutputLocation(var="out", var_type=FlyteFile, location="out.txt")],
 )
