@@ -4,6 +4,7 @@ directory and clients of its own.  The chaos tests use it too.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -134,6 +135,12 @@ class Instance:
         """Every living process that the platform started, by whatever says so: see `belonging`."""
         return list(belonging(self.data_dir, self._sessions))
 
+    def socket_directories(self) -> list[Path]:
+        """What `runtime_dir` made for it and nobody has removed."""
+        places = (self.data_dir, self.data_dir / "postgres", self.data_dir / "runtime")
+        digests = [hashlib.sha256(os.fsencode(os.path.realpath(place))).hexdigest()[:12] for place in places]
+        return [found for digest in digests for found in Path("/tmp").glob(f"aerodrome-*{digest}*")]
+
     @property
     def log(self) -> str:
         """What the platform said."""
@@ -161,6 +168,7 @@ def running(instance: Instance) -> Iterator[Instance]:
         yield instance
         instance.down()
         wait_until("no process of the instance is left", lambda: not instance.processes(), seconds=20)
+        assert not instance.socket_directories()
     finally:
         instance.kill_all()
 

@@ -6,6 +6,7 @@ Source: design.md, sections 1 and 4.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -89,6 +90,7 @@ class Platform:
                 outside=await open_outside(config.admin, bus, stack),
             )
             socket = runtime_dir(config.data_dir) / "grpc.sock"
+            stack.callback(_remove_empty, socket.parent)
             server = RpcServer(
                 address=f"unix:{socket}", max_message_bytes=config.admin.server.grpc.max_message_size_bytes or 64 << 20
             )
@@ -216,6 +218,11 @@ class Platform:
             f"{self._public_url()}/console/logs?project={quote(execution.project)}&domain={quote(execution.domain)}"
             f"&execution={quote(execution.name)}&node={quote(context.node_id)}&attempt={context.attempt}"
         )
+
+
+def _remove_empty(directory: Path) -> None:
+    with contextlib.suppress(OSError):  # something else is in it still
+        directory.rmdir()
 
 
 def _log_path(
