@@ -12,7 +12,7 @@ from flyteidl.admin import common_pb2, execution_pb2, launch_plan_pb2, project_p
 from flyteidl.admin.project_attributes_pb2 import ProjectAttributesUpdateRequest
 from flyteidl.admin.project_domain_attributes_pb2 import ProjectDomainAttributesUpdateRequest
 from flyteidl.admin.workflow_attributes_pb2 import WorkflowAttributesUpdateRequest
-from flyteidl.core.identifier_pb2 import NodeExecutionIdentifier, WorkflowExecutionIdentifier
+from flyteidl.core.identifier_pb2 import Identifier, NodeExecutionIdentifier, WorkflowExecutionIdentifier
 from flyteidl.core.literals_pb2 import LiteralMap
 from google.protobuf.json_format import ParseDict
 
@@ -43,8 +43,26 @@ CONFIG = {
         "default_execution_label": "usual",
     },
     "cluster_pools": {"cluster_pool_assignments": {"staging": {"pool": "blue"}}},
+    "queues": {
+        "execution_queues": [
+            {"dynamic": "gpu-queue", "attributes": ["gpu", "dear"]},
+            {"dynamic": "day-queue", "attributes": ["usual"]},
+            {"dynamic": "night-queue", "attributes": ["usual", "cheap"]},
+        ],
+        "workflow_configs": [{"domain": "staging", "tags": ["unknown", "gpu"]}, {"tags": ["cheap"]}],
+    },
 }
 ASKED = {"phases": ["FAILED"], "email": {"recipientsEmail": ["request@x"]}}
+WORKFLOW: dict[str, Any] = {
+    "interface": {"inputs": {"variables": {"a": {"type": {"simple": "INTEGER"}}}}},
+    "nodes": [
+        {
+            "id": "n0",
+            "taskNode": {"referenceId": reference("TASK", "t")},
+            "inputs": [{"var": "a", "binding": {"promise": {"nodeId": "", "var": "a"}}}],
+        }
+    ],
+}
 SOURCES = ("request", "plan", "workflow", "domain", "project", "settings")
 """In the order in which they win."""
 PARALLELISM = {source: 5 + at for at, source in enumerate(SOURCES)}
@@ -78,19 +96,7 @@ async def platform(postgres_server: ServerForTests, tmp_path_factory: pytest.Tem
         )
         await made.admin.CreateTask(task)
         workflow = workflow_pb2.WorkflowCreateRequest(id=identifier("WORKFLOW", "w"))
-        ParseDict(
-            {
-                "interface": {"inputs": {"variables": {"a": {"type": {"simple": "INTEGER"}}}}},
-                "nodes": [
-                    {
-                        "id": "n0",
-                        "taskNode": {"referenceId": reference("TASK", "t")},
-                        "inputs": [{"var": "a", "binding": {"promise": {"nodeId": "", "var": "a"}}}],
-                    }
-                ],
-            },
-            workflow.spec.template,
-        )
+        ParseDict(WORKFLOW, workflow.spec.template)
         await made.admin.CreateWorkflow(workflow)
         await plan(made, "bare")
         await plan(made, "full", **configured("plan"))
@@ -309,6 +315,57 @@ class TestTaskResources:
             request.spec.execution_cluster_label.value = "gold"
             await platform.admin.CreateExecution(request)
             assert b"echo" in (await assignment_of(platform, "one", request.name)).plugin_overrides
+
+
+class TestQueues:
+    async def queue_of(self, platform: Served, request: execution_pb2.ExecutionCreateRequest) -> str:
+        """What the data plane is told of the queue of a new execution's container tasks."""
+        request.spec.execution_cluster_label.value = "gold"
+        await platform.admin.CreateExecution(request)
+        return (await assignment_of(platform, "one", request.name)).resources.child_queue
+
+    @pytest.mark.parametrize(
+        ("levels", "domain", "expected"),
+        [
+            ({}, DOMAIN, "night-queue"),
+            ({}, "staging", "gpu-queue"),
+            ({"project": ["nobody has this", "gpu", "cheap"]}, DOMAIN, "gpu-queue"),
+            ({"project": ["cheap"]}, "staging", "night-queue"),
+            ({"project": ["gpu"], "domain": ["cheap"]}, DOMAIN, "night-queue"),
+            ({"domain": ["cheap"], "workflow": ["dear"]}, DOMAIN, "gpu-queue"),
+            ({"workflow": ["nobody has this"]}, DOMAIN, "night-queue"),
+        ],
+    )
+    async def test_attributes_win_over_the_configuration(
+        self, levels: dict[str, list[str]], domain: str, expected: str, platform: Served
+    ) -> None:
+        project = await new_project(platform)
+        for level, tags in levels.items():
+            await attribute(platform, level, project, executionQueueAttributes={"tags": tags})
+        request = request_for()
+        request.spec.launch_plan.CopyFrom(await self.plan_in(platform, project, domain))
+        assert await self.queue_of(platform, request) == expected
+
+    async def plan_in(self, platform: Served, project: str, domain: str) -> Identifier:
+        """A launch plan of a workflow that is registered there: the workflow's place counts, not the execution's."""
+        workflow = workflow_pb2.WorkflowCreateRequest(id=identifier("WORKFLOW", "w"))
+        ParseDict(WORKFLOW, workflow.spec.template)
+        workflow.id.project, workflow.id.domain = project, domain
+        await platform.admin.CreateWorkflow(workflow)
+        plan = launch_plan_pb2.LaunchPlanCreateRequest(id=identifier("LAUNCH_PLAN", "w"))
+        plan.id.project, plan.id.domain = project, domain
+        plan.spec.workflow_id.CopyFrom(workflow.id)
+        await platform.admin.CreateLaunchPlan(plan)
+        return plan.id
+
+    async def test_a_task_that_is_launched_by_itself_has_one_too(self, platform: Served) -> None:
+        await attribute(platform, "workflow", PROJECT, ".flytegen.t", executionQueueAttributes={"tags": ["gpu"]})
+        assert await self.queue_of(platform, request_for("TASK", "t")) == "gpu-queue"
+
+    async def test_chance_decides_among_several_and_not_twice(self, platform: Served) -> None:
+        await attribute(platform, "workflow", PROJECT, executionQueueAttributes={"tags": ["usual"]})
+        chosen = {await self.queue_of(platform, request_for()) for _ in range(12)}
+        assert chosen == {"day-queue", "night-queue"}
 
 
 class TestClusters:

@@ -266,6 +266,7 @@ class Execution:
             plugin_overrides=tuple(
                 matchable_resource_pb2.PluginOverrides.FromString(assignment.plugin_overrides).overrides
             ),
+            child_queue=assignment.resources.child_queue,
             post=self.post,
             permit=self.session.permit,
             spawn=self._spawn,

@@ -38,6 +38,7 @@ from aerodrome.admin.domain.concurrency import policy_of
 from aerodrome.admin.domain.launching import Caller
 from aerodrome.admin.domain.naming import generated_id, namespace, new_execution_name
 from aerodrome.admin.domain.projects import check_usable
+from aerodrome.admin.domain.queues import choose_queue
 from aerodrome.admin.domain.task_resources import platform_resources
 from aerodrome.admin.domain.validation import (
     check_execution_id,
@@ -432,6 +433,19 @@ class ExecutionManager:
             domain=workflow.domain,
             workflow=workflow.name,
         )
+        given = self._configured_resources
+        if resources is not None:
+            given = platform_resources(resources.task_resource_attributes, self._config.task_resources)
+        queue = choose_queue(
+            self._config.queues,
+            attributes,
+            project=workflow.project,
+            domain=workflow.domain,
+            workflow=workflow.name,
+            execution_name=key.name,
+        )
+        if queue:
+            given = ResolvedResources(defaults=given.defaults, limits=given.limits, child_queue=queue)
         closure = ExecutionClosure(
             phase=WorkflowExecution.UNDEFINED,
             workflow_id=workflow,
@@ -457,11 +471,7 @@ class ExecutionManager:
             spec=spec,
             closure=closure,
             cluster=cluster,
-            task_resources=(
-                self._configured_resources
-                if resources is None
-                else platform_resources(resources.task_resource_attributes, self._config.task_resources)
-            ),
+            task_resources=given,
             plugin_overrides=PluginOverrides() if overrides is None else overrides.plugin_overrides,
         )
 

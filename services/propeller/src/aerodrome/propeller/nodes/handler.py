@@ -41,6 +41,8 @@ class Run:
     literals: Literals
     resources: matchable_resource_pb2.TaskResourceAttributes
     plugin_overrides: tuple[matchable_resource_pb2.PluginOverride, ...]
+    child_queue: str = field(default="", kw_only=True)
+    """What the container tasks find in their container's config as `child_queue`; nothing if it is empty."""
     post: Callable[[Observation], None]
     """Hands an observation to the engine, from anywhere in the loop."""
     permit: Callable[[], Coroutine[Any, Any, None]]

@@ -56,6 +56,8 @@ from aerodrome.stdlib.logger import get_logger
 
 log = get_logger(__name__)
 
+_CHILD_QUEUE = "child_queue"
+"""Entry of a container's config that names the queue of the task; batch services and connectors read it."""
 _NO_POD = "no pod"
 """Key of a node's memo: its attempts are done by this process alone."""
 _WORK = "work"
@@ -363,6 +365,8 @@ class TaskHandler:
     async def _context(self, run: Run, node: NodeState, attempt: int, *, with_inputs: bool = False) -> TaskContext:
         layout, spec, task = run.layout, node.spec, node.spec.task
         assert task is not None
+        if run.child_queue and task.HasField("container"):
+            task = _queued(task, run.child_queue)
         template_path = f"{layout.node_data(node)}/{TASK}"
         if uses_task_template(task):
             await run.literals.storage.write(template_path, task.SerializeToString())
@@ -532,6 +536,17 @@ class _Attempt:
 def _own_words(tail: str) -> str:
     """What the task itself printed: flytekit logs the exception once more, as JSON, and the error has it already."""
     return "\n".join(line for line in tail.splitlines() if not ('"name": "flytekit"' in line and line.startswith("{")))
+
+
+def _queued(task: tasks_pb2.TaskTemplate, queue: str) -> tasks_pb2.TaskTemplate:
+    """The task with the queue that it runs in, told as the reference tells it.
+
+    Source: spec/control-plane.md, sections 4.3 (step 8) and 8.4.
+    """
+    told = tasks_pb2.TaskTemplate()
+    told.CopyFrom(task)
+    told.container.config.add(key=_CHILD_QUEUE, value=queue)
+    return told
 
 
 def _no_pod(task_type: str, plugin: str) -> Failure:

@@ -356,7 +356,9 @@ Global___Assignment: _TypeAlias = Assignment  # noqa: Y015
 
 @_typing.final
 class ResolvedResources(_message.Message):
-    """Kubernetes quantities by resource name (cpu, memory, gpu, ephemeral-storage); absent is unset."""
+    """What the platform gives to the tasks of an execution. Quantities are Kubernetes' by resource name (cpu, memory, gpu,
+    ephemeral-storage); absent is unset.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -402,6 +404,9 @@ class ResolvedResources(_message.Message):
 
     DEFAULTS_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    CHILD_QUEUE_FIELD_NUMBER: _builtins.int
+    child_queue: _builtins.str
+    """The dynamic queue of its container tasks, which find it as `child_queue` in their container's config; empty if none."""
     @_builtins.property
     def defaults(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -411,10 +416,11 @@ class ResolvedResources(_message.Message):
         *,
         defaults: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         limits: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        child_queue: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["defaults", b"defaults", "limits", b"limits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["child_queue", b"child_queue", "defaults", b"defaults", "limits", b"limits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
