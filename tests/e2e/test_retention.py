@@ -48,6 +48,11 @@ def objects_of(instance: Instance, name: str) -> list[Path]:
     return [path for path in store.rglob("*") if name in str(path.relative_to(store)) and path.is_file()]
 
 
+def logs_of(instance: Instance, name: str) -> list[Path]:
+    """What the local runtime keeps of the execution: logs, and records of its pods."""
+    return list((instance.data_dir / "runtime").glob(f"*/*/{name}*"))
+
+
 @pytest.mark.parametrize(
     ("workflow", "inputs"),
     [
@@ -65,12 +70,14 @@ def test_no_object_of_a_deleted_execution_is_left(
     name = execution.id.name
     found = len(objects_of(instance, name))
     assert found
+    assert logs_of(instance, name) or workflow == "nodes.parent"
     answer = delete(channel, execution)
     assert all(each.HasField("finished_at") for each in answer.deletions), answer
     assert answer.deletions[0].blobs >= found
     assert answer.deletions[0].rows > 5
     left = [path for each in answer.deletions for path in objects_of(instance, each.execution.name)]
     assert not left
+    assert not [path for each in answer.deletions for path in logs_of(instance, each.execution.name)]
     admin = AdminServiceStub(channel)
     with pytest.raises(grpc.RpcError) as caught:
         admin.GetExecution(WorkflowExecutionGetRequest(id=execution.id.to_flyte_idl()))

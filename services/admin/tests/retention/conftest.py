@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -62,6 +62,21 @@ class Forgetful:
 
 
 @dataclass
+class Pods:
+    """A runtime that remembers which pods it was told to forget."""
+
+    forgotten: list[str] = field(default_factory=list)
+    refuses: int = 0
+    """How often it is not available first."""
+
+    async def forget_pods(self, namespace: str, names: Sequence[str]) -> None:
+        if self.refuses:
+            self.refuses -= 1
+            raise Unavailable("the runtime is away")
+        self.forgotten.extend(f"{namespace}/{name}" for name in names)
+
+
+@dataclass
 class World:
     """The control plane, and how to make things in it."""
 
@@ -72,6 +87,7 @@ class World:
     storage: LocalStorage
     clock: ManualClock
     catalog: Forgetful
+    pods: Pods
 
     async def register(self, project: str = PROJECT, domain: str = DOMAIN) -> None:
         """One task, one workflow of it, one launch plan."""
@@ -265,6 +281,8 @@ async def world(database: Database, tmp_path: Path) -> AsyncIterator[World]:
             public_url=lambda: "http://here",
             catalog=catalog,
         )
+        pods = Pods()
+        admin.retention.use_runtime(pods)
         await admin.prepare()
         registry = Registry()
         for add_to_server, servicer in admin.services():
@@ -272,7 +290,7 @@ async def world(database: Database, tmp_path: Path) -> AsyncIterator[World]:
         journal = admin.managers.journal
         async with DirectChannel([registry]) as channel, running(journal):
             world = World(
-                admin, AdminServiceStub(channel), RetentionServiceStub(channel), database, storage, clock, catalog
+                admin, AdminServiceStub(channel), RetentionServiceStub(channel), database, storage, clock, catalog, pods
             )
             await world.register()
             yield world

@@ -82,6 +82,21 @@ async def test_nothing_of_it_is_left_and_everything_of_others_is(world: Any) -> 
     assert await world.rows_of(kept) == rows_before
     assert await world.rows_of(gone) == {"execution_deletions": 1, "execution_tombstones": 1}
     assert world.catalog.told == ["flytesnacks/development/gone"]
+    assert world.pods.forgotten == [f"flytesnacks-development/gone-{node}-0" for node in ("n0", "n0-0-n3")]
+
+
+async def test_a_runtime_that_is_away_is_tried_again(world: Any) -> None:
+    spec = execution_pb2.ExecutionSpec()
+    spec.raw_output_data_config.output_location_prefix = place = world.storage.join("mine", "raw")
+    gone = await world.run("gone", spec=spec, raw_base=place)
+    world.pods.refuses = 1
+    (deletion,) = (await world.delete("gone")).deletions
+    assert not deletion.HasField("finished_at")
+    assert "the runtime is away" in deletion.last_error
+    world.days_pass(1 / 24)
+    assert await world.admin.retention.resume() == 1
+    assert await world.rows_of(gone) == {"execution_deletions": 1, "execution_tombstones": 1}
+    assert world.pods.forgotten == [f"flytesnacks-development/gone-{node}-0" for node in ("n0", "n0-0-n3")]
 
 
 async def test_its_name_stays_taken_and_it_is_not_found(world: Any) -> None:
@@ -298,6 +313,7 @@ async def test_names_that_give_the_same_directory_keep_it(world: Any) -> None:
     await world.run("x", project="flytesnacks-development")
     await world.delete("development-x")
     assert set(world.blobs("x", project="flytesnacks-development")) <= set(await world.everything())
+    assert not world.pods.forgotten
     await world.delete("x", project="flytesnacks-development")
     assert await world.everything() == before
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -14,11 +15,11 @@ from hypothesis import strategies as st
 from aerodrome.admin.domain.retention import (
     Policy,
     Stored,
+    attempts_of_item,
+    attempts_of_node,
     check_policy,
     effective,
-    item_node_id,
     namesakes,
-    raw_outputs,
 )
 from aerodrome.idl.retention.v1 import retention_pb2
 from aerodrome.idl.retention.v1.retention_pb2 import (
@@ -33,6 +34,7 @@ from aerodrome.idl.retention.v1.retention_pb2 import (
     PinExecutionRequest,
     SetPolicyRequest,
 )
+from aerodrome.propeller.layout import Layout
 from aerodrome.stdlib.errors import InvalidArgument
 
 PROJECT, DOMAIN = "flytesnacks", "development"
@@ -79,10 +81,20 @@ def test_a_policy_is_refused_or_deletes_blobs_no_later_than_executions(
 
 @given(st.text("abc", min_size=1, max_size=60), st.integers(1, 4))
 def test_a_raw_output_is_told_by_its_name_or_known_to_be_a_hash(name: str, attempts: int) -> None:
-    found = list(raw_outputs(name, item_node_id("n0", 7), attempts))
-    assert len({each.path for each in found}) == attempts
-    for each in found:
-        assert each.hashed != each.path.partition("/")[2].startswith(f"{name}-")
+    for found in (list(attempts_of_node(name, "n0", attempts)), list(attempts_of_item(name, "n0", 7, attempts))):
+        assert len({each.raw_output for each in found}) == attempts
+        for each in found:
+            assert each.hashed != each.raw_output.partition("/")[2].startswith(f"{name}-")
+
+
+@pytest.mark.parametrize("name", ["short", "long-enough-for-a-hash-together-with-node-and-attempt"])
+@pytest.mark.parametrize("node", ["n0", "a-node-with-a-long-id"])
+def test_attempts_are_called_as_the_data_plane_calls_them(name: str, node: str) -> None:
+    layout = Layout(execution=name, data_dir="", raw_base="s3://raw")
+    array: Any = SimpleNamespace(unique_id=node, attempts=0, memo={})
+    item: Any = SimpleNamespace(unique_id=layout.item_id(array, 7), memo={"element": lambda: None})
+    for expected, found in ((array, attempts_of_node(name, node, 2)), (item, attempts_of_item(name, node, 7, 2))):
+        assert [f"s3://raw/{each.raw_output}" for each in found] == [layout.raw_prefix(expected, at) for at in (0, 1)]
 
 
 async def dry_run(world: Any, **fields: Any) -> Any:

@@ -78,9 +78,19 @@ def unique_node_id(parent_unique_id: str, parent_attempt: int | None, node_id: s
     return join((parent_unique_id, attempt, node_id), MAX_NODE_ID)
 
 
+def item_id(array_unique_id: str, array_attempt: int, index: int) -> str:
+    """Identity of an item of an array; the hash of long ones has 64 bits, as there may be a great many items."""
+    return join((array_unique_id, str(array_attempt), f"n{index}"), MAX_NODE_ID, 64)
+
+
 def generated_name(execution: str, unique_node_id: str, attempt: int, max_len: int = MAX_GENERATED_NAME) -> str:
     """Name of one attempt's object, and the owner id of its cache reservations."""
     return join((execution, unique_node_id, str(attempt)), max_len)
+
+
+def item_generated_name(execution: str, item_id: str, attempt: int) -> str:
+    """Name of the object of an item's attempt; there may be too many of them for a hash of 32 bits."""
+    return join((execution, item_id, str(attempt)), MAX_GENERATED_NAME, 64)
 
 
 def child_execution_name(execution: str, unique_node_id: str, attempt: int) -> str:

@@ -139,6 +139,7 @@ class Platform:
                 serving.push_async_callback(server.stop)
                 runtime = local_runtime(config.propeller, runtime_directory, self._task_environment(), self._clock)
                 self._runtime = runtime
+                admin.retention.use_runtime(runtime)
                 propeller = Propeller(
                     config.propeller,
                     channel=channel,

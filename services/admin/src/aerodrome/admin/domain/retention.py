@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 
 from aerodrome.admin.domain.offloading import part
 from aerodrome.admin.domain.validation import invalid_value
-from aerodrome.plugins.names import generated_name, raw_output_shard, unique_node_id
+from aerodrome.plugins.names import generated_name, item_generated_name, item_id, pod_name, raw_output_shard
 from aerodrome.stdlib.errors import InvalidArgument
 
 MAX_DAYS = 36_500
@@ -115,25 +115,37 @@ def namesakes(stored: Stored) -> list[tuple[str, str, str]]:
 
 
 @dataclass(frozen=True, slots=True)
-class RawOutput:
-    """Where an attempt puts its raw outputs, below the raw output prefix."""
+class AttemptName:
+    """What the data plane calls an attempt of a task or a map item, and what it leaves is called after."""
 
-    path: str
-    """`<shard>/<name>`."""
+    name: str
     hashed: bool
     """The name is a short hash, which an attempt of another execution may share."""
 
+    @property
+    def raw_output(self) -> str:
+        """Where it puts its raw outputs, below the raw output prefix: `<shard>/<name>`."""
+        return f"{raw_output_shard(self.name)}/{self.name}"
 
-def raw_outputs(name: str, node_id: str, attempts: int) -> Iterator[RawOutput]:
-    """Those of the first `attempts` attempts of a node of the execution `name`."""
-    for attempt in range(attempts):
-        generated = generated_name(name, node_id, attempt)
-        yield RawOutput(f"{raw_output_shard(generated)}/{generated}", not generated.startswith(f"{name}-"))
+    @property
+    def pod(self) -> str:
+        """The name of its pod."""
+        return pod_name(self.name)
 
 
-def item_node_id(node_id: str, index: int) -> str:
-    """The unique id of an item of an array node, whose own attempt is always the first."""
-    return unique_node_id(node_id, 0, f"n{index}")
+def attempts_of_node(execution: str, node_id: str, attempts: int) -> Iterator[AttemptName]:
+    """The first `attempts` attempts of a node of the execution of that name."""
+    return _attempts(execution, (generated_name(execution, node_id, attempt) for attempt in range(attempts)))
+
+
+def attempts_of_item(execution: str, node_id: str, index: int, attempts: int) -> Iterator[AttemptName]:
+    """The first `attempts` attempts of an item of an array node, whose own attempt is always the first."""
+    item = item_id(node_id, 0, index)
+    return _attempts(execution, (item_generated_name(execution, item, attempt) for attempt in range(attempts)))
+
+
+def _attempts(execution: str, names: Iterable[str]) -> Iterator[AttemptName]:
+    return (AttemptName(name, not name.startswith(f"{execution}-")) for name in names)
 
 
 def _days_before(now: datetime, days: int | None) -> datetime | None:

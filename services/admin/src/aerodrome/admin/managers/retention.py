@@ -21,19 +21,20 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from aerodrome.admin.config import AdminConfig
+from aerodrome.admin.config import AdminConfig, NamespaceMapping
+from aerodrome.admin.domain.naming import namespace
 from aerodrome.admin.domain.phases import WORKFLOW_NAMES, WORKFLOW_TERMINAL
 from aerodrome.admin.domain.retention import (
+    AttemptName,
     Policy,
-    RawOutput,
     Stored,
+    attempts_of_item,
+    attempts_of_node,
     check_policy,
     dynamic_directory,
     effective,
-    item_node_id,
     namesakes,
     own_directories,
-    raw_outputs,
 )
 from aerodrome.admin.domain.validation import check_text, missing
 from aerodrome.admin.repositories.retention import Cause, Kind, Member, Pending, RetentionRepository, Stage
@@ -78,6 +79,14 @@ class Catalog(Protocol):
         ...
 
 
+class Runtime(Protocol):
+    """Who keeps logs and records of pods where neither the database nor the store reaches."""
+
+    async def forget_pods(self, namespace: str, names: Sequence[str]) -> None:
+        """Remove all that is kept of these pods; fine if that is nothing.  Raises AerodromeError: try again."""
+        ...
+
+
 @dataclass(slots=True)
 class Due:
     """What policies would delete in a project and domain."""
@@ -114,7 +123,8 @@ class _Taken:
 class RetentionManager:
     """Policies, pins and deletions; `run` does what the policies say.
 
-    Without a `catalog` no cache is told; with one, blobs stay until it has forgotten them.
+    Without a `catalog` no cache is told; with one, blobs stay until it has forgotten them.  What a runtime keeps of the
+    pods of an execution goes with its blobs, if there is a runtime that can be told (`use_runtime`).
     """
 
     def __init__(
@@ -132,12 +142,17 @@ class RetentionManager:
         self._config = config
         self._settings = config.retention
         self._catalog = catalog
+        self._runtime: Runtime | None = None
         self._domains = [domain.id for domain in config.domains]
         self._slots = asyncio.Semaphore(AT_ONCE)
 
     def use_catalog(self, catalog: Catalog) -> None:
         """Tell this catalog from now on; for who composes services that know of each other."""
         self._catalog = catalog
+
+    def use_runtime(self, runtime: Runtime) -> None:
+        """Have this runtime forget the pods of what is deleted from now on; for who composes both."""
+        self._runtime = runtime
 
     # Policies
 
@@ -548,25 +563,38 @@ class RetentionManager:
             shared_name = await retention.exists_name(stored, self._domains)
         if not shared_directory:
             await self._prefix(join(self._settings.metadata_prefix, stored.identity), taken, delete=delete)
-        if not raw_base:
+        template = self._config.namespace_mapping.template
+        # Pods of other executions may be called the same: with the usual namespaces, those that share the directory.
+        shared_pods = shared_directory if template == NamespaceMapping().template else shared_name
+        runtime = self._runtime if delete and not shared_pods else None
+        if not raw_base and runtime is None:
             return taken
-        async for page in self._raw_outputs(stored):
+        async for page in self._attempts(stored):
+            if runtime is not None:
+                pods = [each.pod for each in page]
+                await runtime.forget_pods(namespace(template, stored.project, stored.domain), pods)
+            if not raw_base:
+                async with self._db.connection() as conn:
+                    await self._prolong(RetentionRepository(conn), deletion)
+                continue
             if shared_name:
                 if delete:
                     async with self._db.connection() as conn:
                         retention = RetentionRepository(conn)
-                        await retention.retain_prefixes(stored.name, [f"{raw_base}/{each.path}" for each in page])
+                        await retention.retain_prefixes(stored.name, [f"{raw_base}/{each.raw_output}" for each in page])
                         await self._prolong(retention, deletion)
                 continue
             async with asyncio.TaskGroup() as group:
                 for each in page:
                     group.create_task(
-                        self._slotted(f"{raw_base}/{each.path}", taken, lived if each.hashed else None, delete=delete)
+                        self._slotted(
+                            f"{raw_base}/{each.raw_output}", taken, lived if each.hashed else None, delete=delete
+                        )
                     )
             if delete:
                 async with self._db.connection() as conn:
                     await self._prolong(RetentionRepository(conn), deletion)
-        if not shared_name and delete:
+        if raw_base and not shared_name and delete:
             await self._retained(stored.name, taken, lived[1])
         return taken
 
@@ -574,15 +602,15 @@ class RetentionManager:
         if deletion is not None:
             await retention.advance(deletion, "blobs", now=self._clock.now(), until=self._until())
 
-    async def _raw_outputs(self, stored: Stored) -> AsyncIterator[list[RawOutput]]:
-        """Where the attempts of its tasks and map items put their raw outputs."""
+    async def _attempts(self, stored: Stored) -> AsyncIterator[list[AttemptName]]:
+        """The attempts of its tasks and map items."""
         node = ""
         while True:
             async with self._db.connection() as conn:
                 attempts = await RetentionRepository(conn).list_attempts(stored.execution_id, node, PAGE)
             if attempts:
                 node = attempts[-1][0]
-                yield [each for node_id, count in attempts for each in raw_outputs(stored.name, node_id, count)]
+                yield [each for node_id, count in attempts for each in attempts_of_node(stored.name, node_id, count)]
             if len(attempts) < PAGE:
                 break
         item = ("", -1)
@@ -594,7 +622,7 @@ class RetentionManager:
                 yield [
                     each
                     for node_id, index, count in items
-                    for each in raw_outputs(stored.name, item_node_id(node_id, index), count)
+                    for each in attempts_of_item(stored.name, node_id, index, count)
                 ]
             if len(items) < PAGE:
                 return

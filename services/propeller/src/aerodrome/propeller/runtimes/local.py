@@ -20,7 +20,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -287,6 +287,21 @@ class LocalRuntime:
         del self._attempts[attempt.key]
         attempt.removed.set()
         self._changed(attempt)
+
+    async def forget_pods(self, namespace: str, names: Sequence[str]) -> None:
+        """Delete pods with their logs; fine if there is none."""
+        try:
+            keys = [pods.key_of({"metadata": {"namespace": namespace, "name": name}}) for name in names]
+        except InvalidArgument:  # no pod was ever accepted by these names
+            return
+        for key in keys:
+            await self.delete(*key)
+
+        def forget() -> None:
+            for key in keys:
+                self._directory.forget(key)
+
+        await asyncio.to_thread(forget)
 
     async def run(self) -> None:
         """Own the directory until cancelled; then start nothing more, wait for what runs, and end what is left.

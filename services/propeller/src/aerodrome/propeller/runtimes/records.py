@@ -214,6 +214,10 @@ class Directory:
             _unlink(path + suffix)
         remove_tree(self.volumes(key))
 
+    def forget(self, key: Key) -> None:
+        """Remove the log of an attempt that was removed."""
+        _unlink(str(self.log(key)))
+
     def clean(self, key: Key) -> None:
         """Remove an attempt's own directory."""
         remove_tree(self.work(key))
