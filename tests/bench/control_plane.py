@@ -34,7 +34,11 @@ from flyteidl.core.types_pb2 import INTEGER
 from flyteidl.service.admin_pb2_grpc import AdminServiceStub
 
 PROJECT, DOMAIN = "flytesnacks", "development"
+OTHER = "other"
+"""A project with little to do, beside the crowd of the first one."""
 IN_FLIGHT = 32
+CROWD = 64
+"""Launches in flight of the project that takes all it can get."""
 WIDE_NODES = 5_000
 OLD = 1_500
 """Executions that a sweep deletes while others are launched."""
@@ -62,6 +66,7 @@ async def measure(load: Load | None = None) -> dict[str, Any]:
             figures |= await service.client("register")
             figures |= _named("create", await service.client("create", load.seconds))
             figures |= _named("get", await service.client("get", load.seconds))
+            figures |= await _fairness(service, load.seconds)
             figures |= await _memory(service, load.minutes * 60)
             figures |= await _sweep(service)
             return figures
@@ -104,7 +109,7 @@ async def _service(directory: Path) -> AsyncIterator[Service]:
     from aerodrome.stdlib.rpc.server import RpcServer
     from aerodrome.stdlib.storage.local import LocalStorage
 
-    config = AdminConfig.model_validate({"flyte": {"admin": {"seed_projects": [PROJECT]}}})
+    config = AdminConfig.model_validate({"flyte": {"admin": {"seed_projects": [PROJECT, OTHER]}}})
     postgres = EmbeddedPostgres(directory / "pg")
     dsn = await postgres.start()
     try:
@@ -129,6 +134,22 @@ async def _service(directory: Path) -> AsyncIterator[Service]:
                 await asyncio.wait({background})
     finally:
         await postgres.stop()
+
+
+async def _fairness(service: Service, seconds: float) -> dict[str, Any]:
+    """Launches of one project at a steady pace: alone, and while another one launches whatever it can."""
+    alone = await service.client("light", seconds)
+    crowd = asyncio.create_task(service.client("crowd", seconds + 3))
+    try:
+        await asyncio.sleep(2)  # until it has begun
+        beside = await service.client("light", seconds)
+    finally:
+        crowding = await crowd
+    return (
+        _named("light_alone", alone)
+        | _named("light_beside", beside)
+        | {"crowd_per_second": crowding["per_second"], "light_p99_ratio": beside["p99_ms"] / alone["p99_ms"]}
+    )
 
 
 async def _memory(service: Service, seconds: float) -> dict[str, Any]:
@@ -220,8 +241,8 @@ def _key(kind: ResourceType, name: str) -> Identifier:
     return Identifier(resource_type=kind, project=PROJECT, domain=DOMAIN, name=name, version="v1")
 
 
-def _launch(name: str) -> ExecutionCreateRequest:
-    request = ExecutionCreateRequest(project=PROJECT, domain=DOMAIN, name=name)
+def _launch(name: str, project: str = PROJECT) -> ExecutionCreateRequest:
+    request = ExecutionCreateRequest(project=project, domain=DOMAIN, name=name)
     request.spec.launch_plan.CopyFrom(_key(ResourceType.LAUNCH_PLAN, "lp"))
     request.inputs.literals["a"].scalar.primitive.integer = 7
     return request
@@ -266,7 +287,7 @@ def _workflow(name: str, nodes: int) -> WorkflowCreateRequest:
     return request
 
 
-async def _rate(call: Callable[[int], Awaitable[Any]], seconds: float) -> dict[str, Any]:
+async def _rate(call: Callable[[int], Awaitable[Any]], seconds: float, in_flight: int = IN_FLIGHT) -> dict[str, Any]:
     """`call` with its number, so many at a time, for so long."""
     taken: list[float] = []
     numbers = iter(range(10**9))
@@ -278,7 +299,7 @@ async def _rate(call: Callable[[int], Awaitable[Any]], seconds: float) -> dict[s
             taken.append(time.perf_counter() - began)
 
     began = time.perf_counter()
-    await asyncio.gather(*(one() for _ in range(IN_FLIGHT)))
+    await asyncio.gather(*(one() for _ in range(in_flight)))
     return {"per_second": len(taken) / (time.perf_counter() - began)} | _latencies(taken)
 
 
@@ -325,10 +346,20 @@ async def drive(address: str, what: str, seconds: float) -> dict[str, Any]:
             await _rate(create, 1.0)
             prefix += "x"
             return await _rate(create, seconds)
+        if what == "crowd":
+            return await _rate(create, seconds, CROWD)
         if what == "paced":
             await _rate(create, 0.5)
             prefix += "x"
             return await _paced(create, seconds)
+
+        async def create_other(number: int) -> None:
+            await stub.CreateExecution(_launch(f"{prefix}{number}", OTHER), timeout=30)
+
+        if what == "light":
+            await _paced(create_other, 0.5)
+            prefix += "x"
+            return await _paced(create_other, seconds)
         newest = ResourceListRequest(
             id=NamedEntityIdentifier(project=PROJECT, domain=DOMAIN), limit=1000,
             sort_by=Sort(key="created_at", direction=Sort.DESCENDING),

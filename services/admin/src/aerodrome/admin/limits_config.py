@@ -25,7 +25,7 @@ class LimitsConfig(Section):
     """The budget of each project that has none of its own."""
     project_request_budgets: dict[str, RequestBudget] = Field(default_factory=dict)
     """Budgets of single projects, by their ids."""
-    requests_in_flight: int = Field(default=8, ge=1)
+    requests_in_flight: int = Field(default=16, ge=1)
     """How many requests that create something are worked on at a time, and how many that list something; one project
     has at most half of these places, further ones wait, and projects take turns."""
     requests_waiting: int = Field(default=5_000, ge=1)

@@ -2,11 +2,12 @@
 
 A launch decides everything first, then stores the inputs where only this launch can have stored them, and then makes
 the execution exist, ready to be leased, in one statement: of two launches under one name exactly one wins, and the
-other takes its own inputs away again.
+other takes its own inputs away again.  Launches that come at the same time share their statements.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -60,8 +61,9 @@ from aerodrome.admin.repositories.executions import (
 )
 from aerodrome.admin.repositories.launch_plans import LaunchPlanRepository, Target
 from aerodrome.admin.repositories.named_entities import NamedEntityRepository
-from aerodrome.admin.repositories.resources import ResourceRepository, Situation
+from aerodrome.admin.repositories.resources import Situation, Situations
 from aerodrome.admin.repositories.tasks import TaskRepository
+from aerodrome.admin.repositories.together import WrittenTogether
 from aerodrome.admin.repositories.workflows import WorkflowRepository, WorkflowRow
 from aerodrome.compiler import Key, key_of, single_task_workflow
 from aerodrome.idl.journal.v1.journal_pb2 import ResolvedResources
@@ -170,6 +172,10 @@ class ExecutionManager:
         user_scope = f"{config.flyteadmin.metrics_scope}admin:user_execution_metrics"
         self._input_bytes = counters.histogram(f"{user_scope}:input_size_bytes", buckets=_SIZE_BUCKETS)
         self._acceptance = counters.stopwatch(f"{scope}:acceptance_delay", unit="s")
+        self._situations = Situations(database)
+        self._new: WrittenTogether[NewExecution, bool] = WrittenTogether(
+            self._insert_many, size_bytes=lambda new: new.spec.ByteSize() + new.closure.ByteSize()
+        )
         self._targets: Remembered[Key, Launchable] = Remembered(
             max_entries=REMEMBERED_TARGETS, max_bytes=REMEMBERED_TARGET_BYTES
         )
@@ -329,15 +335,14 @@ class ExecutionManager:
             workflow = launchable.target.workflow
         else:
             workflow = generated_id(request.spec.launch_plan, ResourceType.WORKFLOW)
-        async with self._db.connection() as conn:
-            situation = await ResourceRepository(conn).situation(
-                request.project,
-                request.domain,
-                workflow_project="" if late is not None else workflow.project,
-                workflow_domain="" if late is not None else workflow.domain,
-                workflow="" if late is not None else workflow.name,
-                launch_plan="" if launchable is None else launchable.target.launch_plan.name,
-            )
+        situation = await self._situations.find(
+            request.project,
+            request.domain,
+            workflow_project="" if late is not None else workflow.project,
+            workflow_domain="" if late is not None else workflow.domain,
+            workflow="" if late is not None else workflow.name,
+            launch_plan="" if launchable is None else launchable.target.launch_plan.name,
+        )
         check_usable(request.project, situation.project, request.domain, self._domains)
         if late is not None:
             raise late
@@ -536,9 +541,8 @@ class ExecutionManager:
             except InvalidArgument as error:  # it was registered before this was looked at
                 raise Internal(error.message) from error
         if policy is None:
-            async with self._db.connection() as conn:
-                if not await ExecutionRepository(conn).insert(new):
-                    raise name_taken(new.key)
+            if not await self._new.add(new):
+                raise name_taken(new.key)
             return True
         plan = launchable.target.launch_plan
         try:
@@ -546,6 +550,11 @@ class ExecutionManager:
         except LimitReached:
             self._limited.add(project=plan.project, domain=plan.domain, name=plan.name)
             raise
+
+    async def _insert_many(self, new: Sequence[NewExecution]) -> list[bool]:
+        async with self._db.connection() as conn:
+            added = await ExecutionRepository(conn).insert_many(new)
+        return [each.execution_id in added for each in new]
 
     # What is launched
 

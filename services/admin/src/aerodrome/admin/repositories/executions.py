@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from flyteidl.admin.execution_pb2 import ExecutionClosure, ExecutionSpec, ExecutionStateChangeDetails
 from flyteidl.core.execution_pb2 import ExecutionError, WorkflowExecution
@@ -74,40 +75,23 @@ class ExecutionRepository:
 
         One statement, so it needs no transaction around it.
         """
-        failed = new.closure.HasField("error")
-        row = await self._conn.fetchrow(
+        return bool(await self.insert_many([new], waiting=waiting))
+
+    async def insert_many(self, new: Sequence[NewExecution], *, waiting: bool = False) -> frozenset[int]:
+        """As `insert`, any number of them in one statement; returns the ids of those whose names were free.
+
+        Of several under one name the first one is added.
+        """
+        ordered = sorted(new, key=lambda each: (each.key.project, each.key.domain, each.key.name))
+        tags = [(each.execution_id, key, value) for each in ordered for key, value in each.tags]
+        rows = await self._conn.fetch(
             _SQL.insert,
-            new.execution_id,
-            new.key.project,
-            new.key.domain,
-            new.key.name,
-            WorkflowExecution.Phase.Name(new.closure.phase),
-            new.spec.SerializeToString(),
-            new.closure.SerializeToString(),
-            new.launch_plan_id,
-            new.workflow_id,
-            new.task_id,
-            "launch_plan" if new.task_id is None else "task",
-            new.at,
-            new.spec.metadata.mode,
-            new.source_execution_id,
-            new.parent_execution_id,
-            new.parent_node_id,
-            new.cluster,
-            new.inputs_uri,
-            new.user_inputs_uri,
-            new.task_resources,
-            new.plugin_overrides,
-            new.recovered_execution_id,
-            ExecutionError.ErrorKind.Name(new.closure.error.kind) if failed else None,
-            new.closure.error.code if failed else None,
-            new.spec.metadata.principal,
-            state_change_of(new.state_change),
-            "closed" if failed else "waiting" if waiting else "open",
-            [key for key, _ in new.tags],
-            [value for _, value in new.tags],
+            *zip(*(_columns(each, waiting=waiting) for each in ordered), strict=True),
+            [execution_id for execution_id, _, _ in tags],
+            [key for _, key, _ in tags],
+            [value for _, _, value in tags],
         )
-        return row is not None
+        return frozenset(row["execution_id"] for row in rows)
 
     async def find_source(self, key: WorkflowExecutionIdentifier) -> SourceExecution | None:
         """What is needed of an execution to launch it again."""
@@ -140,6 +124,40 @@ class ExecutionRepository:
             _SQL.set_state, key.project, key.domain, key.name, change.state, state_change_of(change)
         )
         return row is not None
+
+
+def _columns(new: NewExecution, *, waiting: bool) -> tuple[Any, ...]:
+    """The row of an execution, and the state of its lease at the end."""
+    failed = new.closure.HasField("error")
+    return (
+        new.execution_id,
+        new.key.project,
+        new.key.domain,
+        new.key.name,
+        WorkflowExecution.Phase.Name(new.closure.phase),
+        new.spec.SerializeToString(),
+        new.closure.SerializeToString(),
+        new.launch_plan_id,
+        new.workflow_id,
+        new.task_id,
+        "launch_plan" if new.task_id is None else "task",
+        new.at,
+        new.spec.metadata.mode,
+        new.source_execution_id,
+        new.parent_execution_id,
+        new.parent_node_id,
+        new.cluster,
+        new.inputs_uri,
+        new.user_inputs_uri,
+        new.task_resources,
+        new.plugin_overrides,
+        new.recovered_execution_id,
+        ExecutionError.ErrorKind.Name(new.closure.error.kind) if failed else None,
+        new.closure.error.code if failed else None,
+        new.spec.metadata.principal,
+        state_change_of(new.state_change),
+        "closed" if failed else "waiting" if waiting else "open",
+    )
 
 
 def state_change_of(change: ExecutionStateChangeDetails) -> bytes:

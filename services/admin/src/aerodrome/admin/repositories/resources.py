@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aerodrome.admin.domain.attributes import AttributeRow, Level
 from aerodrome.admin.domain.projects import ProjectFacts
-from aerodrome.stdlib.postgres.database import Connection
+from aerodrome.admin.repositories.together import Together
+from aerodrome.stdlib.postgres.database import Connection, Database, Record
 from aerodrome.stdlib.postgres.queries import load_queries
 
 _SQL = load_queries(__package__, "resources.sql")
@@ -21,6 +23,55 @@ class Situation:
     attributes: tuple[AttributeRow, ...]
 
 
+class _Place:
+    """Where something is launched; two launches are two, also into the same place."""
+
+    __slots__ = ("key",)
+
+    def __init__(self, *key: str) -> None:
+        self.key = key
+
+
+class Situations:
+    """Looks around for many launches at once."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+        self._together: Together[_Place, Situation] = Together(self._look_around)
+
+    async def find(
+        self,
+        project: str,
+        domain: str,
+        *,
+        workflow_project: str = "",
+        workflow_domain: str = "",
+        workflow: str = "",
+        launch_plan: str = "",
+    ) -> Situation:
+        """What surrounds the launch of a workflow into `project` and `domain`, with an id that nobody else gets."""
+        place = _Place(project, workflow_project, domain, workflow_domain, workflow, launch_plan)
+        found = await self._together.find(place)
+        assert found is not None
+        return found
+
+    async def _look_around(self, places: Sequence[_Place]) -> dict[_Place, Situation]:
+        keys = list(dict.fromkeys(place.key for place in places))
+        rows = await self._db.fetch(_SQL.situations, *zip(*keys, strict=True), len(places))
+        known = {key: _surroundings(row) for key, row in zip(keys, rows, strict=True)}
+        ids: Sequence[int] = rows[0]["execution_ids"]
+        return {
+            place: Situation(execution_id, *known[place.key]) for place, execution_id in zip(places, ids, strict=True)
+        }
+
+
+def _surroundings(row: Record) -> tuple[ProjectFacts | None, tuple[AttributeRow, ...]]:
+    return (
+        None if row["state"] is None else ProjectFacts(state=row["state"], labels=row["labels"]),
+        tuple(AttributeRow(*each) for each in row["attributes"]),
+    )
+
+
 class ResourceRepository:
     """Matchable attributes, on one connection."""
 
@@ -33,27 +84,6 @@ class ResourceRepository:
         """The rows of every kind and level that may apply."""
         rows = await self._conn.fetch(_SQL.matching, project, domain, workflow, launch_plan)
         return tuple(AttributeRow(*row) for row in rows)
-
-    async def situation(
-        self,
-        project: str,
-        domain: str,
-        *,
-        workflow_project: str = "",
-        workflow_domain: str = "",
-        workflow: str = "",
-        launch_plan: str = "",
-    ) -> Situation:
-        """What surrounds the launch of a workflow into `project` and `domain`."""
-        row = await self._conn.fetchrow(
-            _SQL.situation, project, workflow_project, domain, workflow_domain, workflow, launch_plan
-        )
-        assert row is not None
-        return Situation(
-            execution_id=row["execution_id"],
-            project=None if row["state"] is None else ProjectFacts(state=row["state"], labels=row["labels"]),
-            attributes=tuple(AttributeRow(*each) for each in row["attributes"]),
-        )
 
     async def find(self, level: Level, kind: str) -> AttributeRow | None:
         """The most specific attributes of `kind` (a `MatchableResource` by its name) at `level` or above."""

@@ -5,20 +5,24 @@ SELECT project, domain, workflow, launch_plan, resource_type, priority, attribut
 FROM resources
 WHERE project = $1 AND domain IN ('', $2) AND workflow IN ('', $3) AND launch_plan IN ('', $4);
 
--- name: situation
--- Everything of an execution's place that can change between two launches, in one round trip: the project, and the
--- attributes of that project and of the one that the workflow is registered in.
-SELECT next_execution_id() AS execution_id, p.state, p.labels,
+-- name: situations
+-- Everything of executions' places that can change between two launches, in one round trip: the project, and the
+-- attributes of that project and of the one that the workflow is registered in.  The first row has the ids.
+SELECT p.state, p.labels,
        ARRAY(
            SELECT ROW (r.project, r.domain, r.workflow, r.launch_plan, r.resource_type, r.priority, r.attributes)
            FROM resources r
-           WHERE r.project = ANY (ARRAY[$1::text, $2::text])
-             AND r.domain = ANY (ARRAY['', $3::text, $4::text])
-             AND r.workflow = ANY (ARRAY['', $5::text])
-             AND r.launch_plan = ANY (ARRAY['', $6::text])
-       ) AS attributes
-FROM (SELECT 1) AS one
-LEFT JOIN projects p ON p.identifier = $1;
+           WHERE r.project = ANY (ARRAY[place.project, place.workflow_project])
+             AND r.domain = ANY (ARRAY['', place.domain, place.workflow_domain])
+             AND r.workflow = ANY (ARRAY['', place.workflow])
+             AND r.launch_plan = ANY (ARRAY['', place.launch_plan])
+       ) AS attributes,
+       CASE WHEN place.number = 1 THEN ARRAY(SELECT next_execution_id() FROM generate_series(1, $7)) END
+           AS execution_ids
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[]) WITH ORDINALITY
+    AS place (project, workflow_project, domain, workflow_domain, workflow, launch_plan, number)
+LEFT JOIN projects p ON p.identifier = place.project
+ORDER BY place.number;
 
 -- name: find
 -- the most specific of the rows that match: a level's own, or that of a level above it

@@ -1,21 +1,31 @@
-"""Asks the database for many keys at once when many callers ask for one each.
+"""Asks the database for many keys, or hands it many rows, at once when many callers have one each.
 
 A statement for one row costs the process more than the row: a round trip of its own, and the turns of the loop around
-it.  So what is asked while a statement is under way waits and goes into the next one, all together.  Who asks while
-nothing is under way does not wait.  There is no task behind it: one of those who wait leads, which is to ask for all.
+it; one that writes costs a flush of the database's log besides.  So what is asked while a statement is under way waits
+and goes into the next one, all together.  Who asks while nothing is under way does not wait.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from contextvars import Context
 from typing import Generic, TypeVar
+
+from aerodrome.stdlib.errors import AerodromeError, DeadlineExceeded, Unavailable
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+T = TypeVar("T")
+R = TypeVar("R")
 
 MOST_KEYS = 200
 """Most keys in one statement."""
+MOST_ROWS = 64
+"""Most rows in one statement that writes."""
+MOST_ROW_BYTES = 2**20
+"""How large the rows of such a statement are together, unless it is a single one."""
 
 
 class _Waiting(Generic[K, V]):
@@ -30,7 +40,8 @@ class _Waiting(Generic[K, V]):
 class Together(Generic[K, V]):
     """Finds values by their keys with `fetch`, which is given many of them and returns those that exist.
 
-    What a caller gets was read after it asked.  An error of `fetch` is that of all who were in it.
+    What a caller gets was read after it asked.  An error of `fetch` is that of all who were in it.  There is no task
+    behind it: one of those who wait leads, which is to ask for all.
     """
 
     def __init__(self, fetch: Callable[[Sequence[K]], Awaitable[Mapping[K, V]]], *, most_keys: int = MOST_KEYS) -> None:
@@ -90,3 +101,92 @@ class Together(Generic[K, V]):
             self._waiting[0].turn.set_result(None)
         else:
             self._led = False
+
+
+class _Row(Generic[T, R]):
+    __slots__ = ("row", "written")
+
+    def __init__(self, row: T) -> None:
+        self.row = row
+        self.written: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+
+
+class WrittenTogether(Generic[T, R]):
+    """Writes rows with `write`, which is given several and returns an outcome for each; all of them or none.
+
+    Once a statement is under way it is carried out, whichever of its callers gives up: what becomes of one row is the
+    business of all.  If it fails and certainly wrote nothing, each of its rows is written by itself, so that an error
+    is only that of the row that brought it about.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[Sequence[T]], Awaitable[Sequence[R]]],
+        *,
+        size_bytes: Callable[[T], int],
+        most_rows: int = MOST_ROWS,
+        most_bytes: int = MOST_ROW_BYTES,
+    ) -> None:
+        self._write = write
+        self._size_bytes = size_bytes
+        self._most_rows = most_rows
+        self._most_bytes = most_bytes
+        self._waiting: deque[_Row[T, R]] = deque()
+        self._writing: asyncio.Task[None] | None = None
+
+    async def add(self, row: T) -> R:
+        """What `write` says of `row`.  Raises what it raises."""
+        mine: _Row[T, R] = _Row(row)
+        self._waiting.append(mine)
+        if self._writing is None:  # in a context of its own: it works for others than this caller
+            self._writing = asyncio.get_running_loop().create_task(self._write_all(), context=Context())
+        return await mine.written
+
+    async def _write_all(self) -> None:
+        batch: list[_Row[T, R]] = []
+        try:
+            await asyncio.sleep(0)  # whoever comes in this turn of the loop comes along
+            while batch := self._next():
+                await self._write_batch(batch)
+        finally:
+            self._writing = None
+            for each in (*batch, *self._waiting):  # some are left only where the loop itself ends
+                if not each.written.done():
+                    each.written.cancel()
+
+    def _next(self) -> list[_Row[T, R]]:
+        batch: list[_Row[T, R]] = []
+        size_bytes = 0
+        while self._waiting and len(batch) < self._most_rows:
+            first = self._waiting[0]
+            if not first.written.done():  # otherwise its caller has given up
+                size_bytes += self._size_bytes(first.row)
+                if batch and size_bytes > self._most_bytes:
+                    break
+                batch.append(first)
+            self._waiting.popleft()
+        return batch
+
+    async def _write_batch(self, batch: Sequence[_Row[T, R]]) -> None:
+        try:
+            outcomes = await self._write([each.row for each in batch])
+        except (Unavailable, DeadlineExceeded) as error:  # it may have been carried out all the same
+            _fail(batch, error)
+        except AerodromeError as error:
+            if len(batch) == 1:
+                _fail(batch, error)
+                return
+            for each in batch:
+                await self._write_batch([each])
+        except Exception as error:  # noqa: BLE001  (those who wait hear of it)
+            _fail(batch, error)
+        else:
+            for each, outcome in zip(batch, outcomes, strict=True):
+                if not each.written.done():
+                    each.written.set_result(outcome)
+
+
+def _fail(batch: Sequence[_Row[T, R]], error: Exception) -> None:
+    for each in batch:
+        if not each.written.done():
+            each.written.set_exception(error)
