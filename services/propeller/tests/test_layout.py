@@ -115,3 +115,17 @@ def test_a_nested_nodes_raw_data_goes_by_its_unique_id() -> None:
     nested = inner(scope().node("sub")).node("n0")
     assert nested.unique_id == "sub-0-n0"
     assert layout().raw_prefix(nested, 0).endswith(f"/{EXECUTION}-sub-0-n0-0")
+
+
+def test_values_that_nodes_share_have_names_that_follow_from_their_content() -> None:
+    node, paths = scope().node("n0"), layout()
+    paths.share(node.unique_id, inputs=b"\x01\xab", outputs=b"\xff")
+    assert paths.inputs(node) == f"{DATA}/shared/01ab.pb"
+    assert paths.outputs(node) == paths.outputs(node, 0) == f"{DATA}/shared/ff.pb"
+    assert paths.outputs(node, 1) == f"{DATA}/n0/data/1/outputs.pb", "only of the attempt that gave them"
+    assert paths.output_dir(node) == f"{DATA}/n0/data/0"
+    paths.begin(node.unique_id)
+    assert paths.outputs(node) == f"{DATA}/n0/data/0/outputs.pb"
+    assert paths.shares(node.unique_id) == (b"\x01\xab", b"")
+    paths.keep_apart(node.unique_id)
+    assert paths.inputs(node) == f"{DATA}/n0/data/inputs.pb"

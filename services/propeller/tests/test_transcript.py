@@ -672,3 +672,23 @@ def test_an_execution_without_a_past_begins() -> None:
 def test_an_execution_that_was_being_aborted_is_restored_as_running() -> None:
     state = state_pb2.WorkflowState(phase=WorkflowPhase.ABORTING).SerializeToString()
     assert transcript.read(journal_pb2.Assignment(workflow_state=state)).phase is WorkflowPhase.RUNNING
+
+
+def test_what_a_node_shares_is_told_by_its_events_and_known_to_the_next_holder() -> None:
+    layout = Layout(execution="e0", data_dir=DATA, raw_base="s3://b/raw")
+    scribe = Transcript(EXECUTION, layout, output_uri=f"{DATA}/out.pb", plugin_names={})
+    engine = begun()
+    node = engine.root.node("n0")
+    layout.share("n0", inputs=b"\x01", outputs=b"\x02")
+    engine.prepared(node, AT)
+    engine.succeeded(node, 0, AT)
+    written = scribe.write(coalesced(engine.take().transitions))
+    told = [event_pb2.NodeExecutionEvent.FromString(one.node.event) for one in written if one.HasField("node")]
+    assert {event.input_uri for event in told if event.id.node_id == "n0"} == {f"{DATA}/shared/01.pb"}
+    (done,) = (event for event in told if event.id.node_id == "n0" and event.phase == N.SUCCEEDED)
+    assert done.output_uri == f"{DATA}/shared/02.pb"
+    ended = event_pb2.TaskExecutionEvent.FromString([one.task for one in written if one.HasField("task")][-1].event)
+    assert (ended.input_uri, ended.output_uri) == (f"{DATA}/shared/01.pb", f"{DATA}/shared/02.pb")
+    state = [one.node.state for one in written if one.HasField("node") and one.node.node_id == "n0"][-1]
+    assignment = journal_pb2.Assignment(nodes=[journal_pb2.NodeSnapshot(node_id="n0", state=state)])
+    assert list(transcript.shared(assignment)) == [("n0", b"\x01", b"\x02")]

@@ -283,6 +283,8 @@ class Execution:
         engine = Engine(closure, limits=limits, max_parallelism=spec.max_parallelism)
         for signal in assignment.signals:
             self._signals.set(signal.signal_id, signal.value)
+        for node_id, inputs, outputs in transcript.shared(assignment):
+            layout.share(node_id, inputs=inputs or None, outputs=outputs or None)
         saved = transcript.read(assignment)
         self.untidy = saved.phase is not WorkflowPhase.READY
         if saved.phase is WorkflowPhase.READY:

@@ -1,8 +1,13 @@
-"""Literal maps in storage, the recent ones kept in memory: a node's outputs are read once, however many use them."""
+"""Literal maps in storage, the recent ones kept in memory: a node's outputs are read once, however many use them.
+
+Maps that no process is given a directory for are stored once per execution and content (`SharedValues`): a fan-out
+hands the same few values to a great many nodes, and making directories and files costs more than all else there.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import TypeVar
@@ -10,7 +15,7 @@ from typing import TypeVar
 from flyteidl.core import literals_pb2
 from google.protobuf.message import DecodeError
 
-from aerodrome.stdlib.errors import AerodromeError
+from aerodrome.stdlib.errors import AerodromeError, PermissionDenied
 from aerodrome.stdlib.logger import get_logger
 from aerodrome.stdlib.storage import Storage
 
@@ -24,6 +29,11 @@ _INLINE_BYTES = 256 << 10
 """What is larger is parsed in a thread."""
 _OVERHEAD_BYTES = 1024
 """What a map takes in memory beside its content; there may be very many small ones."""
+_SHARED_BYTES = 64 << 10
+"""Larger maps are not shared: their digests would hold the loop up."""
+_DIGEST_BYTES = 16
+_MOST_KNOWN = 100_000
+"""How many shared values of one execution are known to be stored; what is forgotten is found in the storage again."""
 
 
 class Corrupt(AerodromeError):
@@ -84,6 +94,10 @@ class Literals:
         await self.storage.write(reference, data)
         self._remember(reference, literals, len(data))
 
+    def remembers(self, reference: str) -> bool:
+        """Whether reading the map needs no look into the storage."""
+        return reference in self._kept
+
     def _remember(self, reference: str, literals: literals_pb2.LiteralMap, size: int) -> None:
         previous = self._kept.pop(reference, None)
         if previous is not None:
@@ -96,6 +110,95 @@ class Literals:
         while self._bytes > self._max_bytes:
             _, (_, dropped) = self._kept.popitem(last=False)
             self._bytes -= dropped
+
+
+class SharedValues:
+    """Maps of one execution by their content, each stored once and read-only before anybody refers to it."""
+
+    def __init__(self, literals: Literals, place: Callable[[bytes], str]) -> None:
+        """`place` gives the reference for the digest of a content."""
+        self._literals = literals
+        self._place = place
+        self._stored: set[bytes] = set()
+        self._storing: dict[bytes, asyncio.Future[None]] = {}
+        self._taken: dict[str, bytes] = {}
+
+    async def put(self, literals: literals_pb2.LiteralMap) -> bytes | None:
+        """The digest by which the map is found, once it is stored; None if it is too large to be shared.
+
+        Raises the storage's errors.
+        """
+        data = literals.SerializeToString(deterministic=True)
+        if len(data) > _SHARED_BYTES:
+            return None
+        digest = hashlib.sha256(data).digest()[:_DIGEST_BYTES]
+        if digest not in self._stored:
+            await self._store(digest, data)
+        reference = self._place(digest)
+        if not self._literals.remembers(reference):
+            self._literals.keep(reference, data)
+        return digest
+
+    async def take(self, reference: str) -> bytes | None:
+        """As `put`, for a map at `reference` that never changes, such as one of an earlier execution.
+
+        Raises also DecodeError.
+        """
+        digest = self._taken.get(reference)
+        if digest is not None and digest in self._stored:
+            return digest
+        data = await self._literals.read_as(reference, _checked, limit_bytes=0)
+        digest = await self.put_data(data)
+        if digest is not None:
+            if len(self._taken) >= _MOST_KNOWN:
+                self._taken.clear()
+            self._taken[reference] = digest
+        return digest
+
+    async def put_data(self, data: bytes) -> bytes | None:
+        """As `put`, for a map that is serialized already."""
+        if len(data) > _SHARED_BYTES:
+            return None
+        digest = hashlib.sha256(data).digest()[:_DIGEST_BYTES]
+        if digest not in self._stored:
+            await self._store(digest, data)
+        return digest
+
+    async def _store(self, digest: bytes, data: bytes) -> None:
+        while (storing := self._storing.get(digest)) is not None:
+            await asyncio.wait([storing])  # whoever stores it may fail, and it is then this caller's to do
+            if digest in self._stored:
+                return
+        storing = self._storing[digest] = asyncio.get_running_loop().create_future()
+        try:
+            await self._write(self._place(digest), data)
+            if len(self._stored) >= _MOST_KNOWN:
+                self._stored.clear()
+            self._stored.add(digest)
+        finally:
+            del self._storing[digest]
+            storing.set_result(None)
+
+    async def _write(self, reference: str, data: bytes) -> None:
+        storage = self._literals.storage
+        try:
+            await storage.write(reference, data)
+        except PermissionDenied:
+            # An earlier holder has stored and frozen it: then it is what its name says, unless a disk has lost a part.
+            for delay in (*_AGAIN, None):
+                if await storage.read(reference, limit_bytes=0) == data:
+                    return
+                if delay is not None:
+                    await asyncio.sleep(delay)
+            log.error("a shared value is damaged, storing it anew", reference=reference)
+            await storage.delete(reference)
+            await storage.write(reference, data)
+        await storage.freeze(reference)
+
+
+def _checked(data: bytes) -> bytes:
+    literals_pb2.LiteralMap.FromString(data)
+    return data
 
 
 def _parse(reference: str, data: bytes) -> literals_pb2.LiteralMap:

@@ -227,7 +227,7 @@ class Transcript:
         """
         for transition in transitions:
             if isinstance(transition, NodeTransition):
-                transition.state = _state_with(transition)
+                transition.state = _state_with(transition, self._layout)
 
     def write(self, transitions: Iterable[Written]) -> list[journal_pb2.Transition]:
         """The journal's form of what `coalesced` gave, in order.  Without `keep`, nodes are as they stand now."""
@@ -340,7 +340,7 @@ class Transcript:
 
     def _node(self, transition: NodeTransition, reported: Timestamp) -> journal_pb2.NodeChange:
         node = transition.node
-        state = _state_with(transition) if transition.state is None else transition.state
+        state = _state_with(transition, self._layout) if transition.state is None else transition.state
         change = journal_pb2.NodeChange(node_id=node.unique_id, state=state)
         if transition.phase is not None:
             change.event = self._node_event(transition, reported).SerializeToString()
@@ -427,7 +427,7 @@ class Transcript:
         if transition.failure is not None:
             event.error.CopyFrom(error_of(transition.failure))
         elif transition.phase is TaskPhase.SUCCEEDED:
-            event.output_uri = f"{self._layout.output_dir(node, transition.attempt)}/outputs.pb"
+            event.output_uri = self._layout.outputs(node, transition.attempt)
         change = journal_pb2.TaskChange(
             node_id=node.unique_id, attempt=transition.attempt, event=event.SerializeToString()
         )
@@ -548,14 +548,23 @@ def read(assignment: journal_pb2.Assignment) -> SavedWorkflow:
     return SavedWorkflow(phase=phase, nodes=nodes, failure=failure_of(workflow.error))
 
 
-def _state_with(transition: NodeTransition) -> bytes:
+def shared(assignment: journal_pb2.Assignment) -> Iterator[tuple[str, bytes, bytes]]:
+    """The nodes of an assignment that have inputs or outputs among the shared values, and by which those are found."""
+    for snapshot in assignment.nodes:
+        state = state_pb2.NodeState.FromString(snapshot.state)
+        if state.shared_inputs or state.shared_outputs:
+            yield snapshot.node_id, state.shared_inputs, state.shared_outputs
+
+
+def _state_with(transition: NodeTransition, layout: Layout) -> bytes:
     node = transition.node
     # An array is QUEUED until what it took over is recorded: whoever restores it before that asks for it again.
     queued = transition.phase is NodePhase.QUEUED and node.spec.kind is NodeKind.ARRAY
-    return _state(node, NodePhase.QUEUED if queued else node.phase)
+    return _state(node, NodePhase.QUEUED if queued else node.phase, layout)
 
 
-def _state(node: NodeState, phase: NodePhase) -> bytes:
+def _state(node: NodeState, phase: NodePhase, layout: Layout) -> bytes:
+    inputs, outputs = layout.shares(node.unique_id)
     return state_pb2.NodeState(
         phase=phase,
         attempts=node.attempts,
@@ -564,6 +573,8 @@ def _state(node: NodeState, phase: NodePhase) -> bytes:
         attempt_at=node.attempt_at,
         choice=node.choice + 1,
         expansion=node.expansion,
+        shared_inputs=inputs,
+        shared_outputs=outputs,
         task_phase=node.task_phase,
         task_version=node.task_version,
         items=None if node.items is None else _written_plan(node.items.plan),

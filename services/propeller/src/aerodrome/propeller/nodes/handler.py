@@ -15,7 +15,7 @@ from aerodrome.propeller.engine.engine import Engine
 from aerodrome.propeller.engine.graph import START, Closure
 from aerodrome.propeller.engine.state import NodeState, Scope
 from aerodrome.propeller.layout import Layout
-from aerodrome.propeller.literals import Corrupt, Literals
+from aerodrome.propeller.literals import Corrupt, Literals, SharedValues
 from aerodrome.propeller.nodes.bindings import Unresolvable, resolve
 from aerodrome.propeller.nodes.earlier import Earlier
 from aerodrome.propeller.nodes.signals import Signals
@@ -53,6 +53,11 @@ class Run:
     earlier: Earlier | None = None
     """Set if this execution recovers from another one."""
     _endings: list[Callable[[], None]] = field(default_factory=list)
+    values: SharedValues = field(init=False)
+    """Inputs and outputs of nodes that no process is given a directory for."""
+
+    def __post_init__(self) -> None:
+        self.values = SharedValues(self.literals, self.layout.shared)
 
     def at_end(self, ending: Callable[[], None]) -> None:
         """Call `ending` when this process drives the execution no longer."""

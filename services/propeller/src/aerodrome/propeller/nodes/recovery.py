@@ -56,6 +56,33 @@ def checkpoint(run: Run, node: NodeState) -> str:
 
 
 async def _done(run: Run, node: NodeState, old: EarlierNode) -> Observation:
+    if node.spec.kind is not NodeKind.TASK or not await _share(run, node, old):
+        await _copy(run, node, old)
+    detail = await _detail(run, old, old.closure)
+    return lambda engine, now: engine.already_done(node, now, recovered=True, detail=detail)
+
+
+async def _share(run: Run, node: NodeState, old: EarlierNode) -> bool:
+    """Keep what a task was given and gave among the shared values; whether that is small enough."""
+    values, closure = run.values, old.closure
+    inputs = await values.take(old.known.input_uri) if old.known.input_uri else None
+    if inputs is None and old.known.input_uri:
+        return False
+    match closure.WhichOneof("output_result"):
+        case "output_data":
+            outputs = await values.put(closure.output_data)
+        case "output_uri" if closure.output_uri:
+            outputs = await values.take(closure.output_uri)
+        case _:
+            outputs = await values.put_data(b"")
+    if outputs is None:
+        return False
+    run.layout.share(node.unique_id, inputs=inputs, outputs=outputs)
+    return True
+
+
+async def _copy(run: Run, node: NodeState, old: EarlierNode) -> None:
+    """Copy what a node was given and gave into its own directory."""
     storage, layout, closure = run.literals.storage, run.layout, old.closure
     if old.known.input_uri:
         await storage.write(layout.inputs(node), await storage.read(old.known.input_uri, limit_bytes=0))
@@ -67,8 +94,6 @@ async def _done(run: Run, node: NodeState, old: EarlierNode) -> Observation:
         case _:
             outputs = b""
     await storage.write(layout.outputs(node), outputs)
-    detail = await _detail(run, old, closure)
-    return lambda engine, now: engine.already_done(node, now, recovered=True, detail=detail)
 
 
 async def _dynamic(run: Run, node: NodeState, old: EarlierNode) -> Observation | None:

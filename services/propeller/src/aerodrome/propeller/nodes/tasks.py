@@ -100,10 +100,21 @@ class TaskHandler:
 
     async def prepare(self, run: Run, node: NodeState) -> Observation:
         inputs = await run.inputs(node)
+        if self._shares(run, node):
+            digest = await run.values.put(inputs)
+            if digest is not None:
+                run.layout.share(node.unique_id, inputs=digest)
+                return lambda engine, now: engine.prepared(node, now)
         await run.literals.write(run.layout.inputs(node), inputs)
         if self._cached is not None and self._cached.concerns(run, node):
             return await self._cached.prepare(run, node, inputs)
         return lambda engine, now: engine.prepared(node, now)
+
+    def _shares(self, run: Run, node: NodeState) -> bool:
+        """Whether inputs and outputs of the node are read by nobody who has to find them in its directories."""
+        task = node.spec.task
+        assert task is not None
+        return self.in_process(run, task) and (self._cached is None or not self._cached.concerns(run, node))
 
     def in_process(self, run: Run, task: tasks_pb2.TaskTemplate) -> bool:
         """Whether attempts of the task are done by this process alone."""
@@ -136,9 +147,14 @@ class TaskHandler:
                 return
             await self._registry.discover(task.type)
             plugin = self._registry.resolve(task.type, run.plugin_overrides, self._plugins)
+            run.layout.begin(node.unique_id)
             if self._is_in_process(plugin):
                 await self._do(run, node, attempt, cast(InProcessPlugin, plugin))
                 return
+            if run.layout.shares(node.unique_id)[0]:  # prepared while another plugin was configured
+                inputs = await run.literals.read(run.layout.inputs(node))
+                run.layout.keep_apart(node.unique_id)
+                await run.literals.write(run.layout.inputs(node), inputs)
             if isinstance(plugin, RemotePlugin):
                 await self._do_elsewhere(run, node, attempt, plugin)
                 return
@@ -261,6 +277,8 @@ class TaskHandler:
         info, prefix = ended.info, run.layout.output_dir(node, attempt)
         failure = info.failure
         if failure is None and ended.outputs is not None:
+            if run.layout.shares(node.unique_id)[0]:
+                return await self._share(run, node, attempt, info, ended.outputs)
             failure = await self._write_outputs(run, node, prefix, ended.outputs)
         elif failure is None:
             document, bad = await self._error_document(run, f"{prefix}/{ERROR}")
@@ -273,6 +291,24 @@ class TaskHandler:
         await run.literals.storage.freeze(prefix)
         detail = await self._stored(run, node, attempt)
         return lambda engine, now: engine.succeeded(node, attempt, now, info, detail)
+
+    async def _share(
+        self, run: Run, node: NodeState, attempt: int, info: PhaseInfo, outputs: literals_pb2.LiteralMap
+    ) -> Observation:
+        """As `_conclude`, for outputs that go to the shared values as the inputs did."""
+        prefix = run.layout.output_dir(node, attempt)
+        failure = self._measured(node, prefix, outputs)
+        if failure is None:
+            digest = await run.values.put(outputs)
+            if digest is not None:
+                run.layout.share(node.unique_id, outputs=digest)
+                return lambda engine, now: engine.succeeded(node, attempt, now, info, None)
+            failure = await self._write_outputs(run, node, prefix, outputs)
+        if failure is not None:
+            final = failure
+            return lambda engine, now: engine.failed(node, attempt, final, now, info)
+        await run.literals.storage.freeze(prefix)
+        return lambda engine, now: engine.succeeded(node, attempt, now, info, None)
 
     async def _stored(self, run: Run, node: NodeState, attempt: int) -> dict[str, Any] | None:
         """Cache the outputs of an attempt; what its last event says of that."""
@@ -290,10 +326,9 @@ class TaskHandler:
         self, run: Run, node: NodeState, prefix: str, outputs: literals_pb2.LiteralMap
     ) -> Failure | None:
         """Store outputs that a plugin has in hand; why they cannot be used, if so."""
-        size = outputs.ByteSize()
-        verdict = outcome.decide(None, False, size, node.spec.has_outputs, self._max_output_bytes, output_prefix=prefix)
-        if isinstance(verdict, Failure):
-            return verdict
+        failure = self._measured(node, prefix, outputs)
+        if failure is not None:
+            return failure
         reference = f"{prefix}/{OUTPUTS}"
         try:
             await run.literals.write(reference, outputs)
@@ -302,6 +337,12 @@ class TaskHandler:
             await run.literals.storage.delete(reference)
             await run.literals.write(reference, outputs)
         return None
+
+    def _measured(self, node: NodeState, prefix: str, outputs: literals_pb2.LiteralMap) -> Failure | None:
+        """Why outputs cannot be used that a plugin has in hand, if so."""
+        size = outputs.ByteSize()
+        verdict = outcome.decide(None, False, size, node.spec.has_outputs, self._max_output_bytes, output_prefix=prefix)
+        return verdict if isinstance(verdict, Failure) else None
 
     async def abort(self, run: Run, node: NodeState, attempt: int, reason: str) -> Observation:
         await self._give_back(run, node, attempt)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"aerodrome/propeller/v1/state.proto\x12\x16\x61\x65rodrome.propeller.v1\"\xd2\x02\n\tNodeState\x12\x14\n\x05phase\x18\x01 \x01(\rR\x05phase\x12\x1a\n\x08\x61ttempts\x18\x02 \x01(\rR\x08\x61ttempts\x12\'\n\x0fsystem_failures\x18\x03 \x01(\rR\x0esystemFailures\x12\x1b\n\tqueued_at\x18\x04 \x01(\x01R\x08queuedAt\x12\x1d\n\nattempt_at\x18\x05 \x01(\x01R\tattemptAt\x12\x16\n\x06\x63hoice\x18\x06 \x01(\rR\x06\x63hoice\x12\x1d\n\ntask_phase\x18\x07 \x01(\rR\ttaskPhase\x12!\n\x0ctask_version\x18\x08 \x01(\rR\x0btaskVersion\x12\x1c\n\texpansion\x18\t \x01(\tR\texpansion\x12\x36\n\x05items\x18\x10 \x01(\x0b\x32 .aerodrome.propeller.v1.ItemPlanR\x05items\"\xc3\x01\n\x08ItemPlan\x12\x12\n\x04size\x18\x01 \x01(\rR\x04size\x12 \n\x0b\x63oncurrency\x18\x02 \x01(\rR\x0b\x63oncurrency\x12(\n\rmin_successes\x18\x03 \x01(\rH\x00R\x0cminSuccesses\x88\x01\x01\x12/\n\x11min_success_ratio\x18\x04 \x01(\x01H\x01R\x0fminSuccessRatio\x88\x01\x01\x42\x10\n\x0e_min_successesB\x14\n\x12_min_success_ratio\";\n\rWorkflowState\x12\x14\n\x05phase\x18\x01 \x01(\rR\x05phase\x12\x14\n\x05\x65rror\x18\x02 \x01(\x0cR\x05\x65rrorb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"aerodrome/propeller/v1/state.proto\x12\x16\x61\x65rodrome.propeller.v1\"\x9e\x03\n\tNodeState\x12\x14\n\x05phase\x18\x01 \x01(\rR\x05phase\x12\x1a\n\x08\x61ttempts\x18\x02 \x01(\rR\x08\x61ttempts\x12\'\n\x0fsystem_failures\x18\x03 \x01(\rR\x0esystemFailures\x12\x1b\n\tqueued_at\x18\x04 \x01(\x01R\x08queuedAt\x12\x1d\n\nattempt_at\x18\x05 \x01(\x01R\tattemptAt\x12\x16\n\x06\x63hoice\x18\x06 \x01(\rR\x06\x63hoice\x12\x1d\n\ntask_phase\x18\x07 \x01(\rR\ttaskPhase\x12!\n\x0ctask_version\x18\x08 \x01(\rR\x0btaskVersion\x12\x1c\n\texpansion\x18\t \x01(\tR\texpansion\x12#\n\rshared_inputs\x18\n \x01(\x0cR\x0csharedInputs\x12%\n\x0eshared_outputs\x18\x0b \x01(\x0cR\rsharedOutputs\x12\x36\n\x05items\x18\x10 \x01(\x0b\x32 .aerodrome.propeller.v1.ItemPlanR\x05items\"\xc3\x01\n\x08ItemPlan\x12\x12\n\x04size\x18\x01 \x01(\rR\x04size\x12 \n\x0b\x63oncurrency\x18\x02 \x01(\rR\x0b\x63oncurrency\x12(\n\rmin_successes\x18\x03 \x01(\rH\x00R\x0cminSuccesses\x88\x01\x01\x12/\n\x11min_success_ratio\x18\x04 \x01(\x01H\x01R\x0fminSuccessRatio\x88\x01\x01\x42\x10\n\x0e_min_successesB\x14\n\x12_min_success_ratio\";\n\rWorkflowState\x12\x14\n\x05phase\x18\x01 \x01(\rR\x05phase\x12\x14\n\x05\x65rror\x18\x02 \x01(\x0cR\x05\x65rrorb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,9 +32,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'aerodrome.idl.propeller.v1.
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_NODESTATE']._serialized_start=63
-  _globals['_NODESTATE']._serialized_end=401
-  _globals['_ITEMPLAN']._serialized_start=404
-  _globals['_ITEMPLAN']._serialized_end=599
-  _globals['_WORKFLOWSTATE']._serialized_start=601
-  _globals['_WORKFLOWSTATE']._serialized_end=660
+  _globals['_NODESTATE']._serialized_end=477
+  _globals['_ITEMPLAN']._serialized_start=480
+  _globals['_ITEMPLAN']._serialized_end=675
+  _globals['_WORKFLOWSTATE']._serialized_start=677
+  _globals['_WORKFLOWSTATE']._serialized_end=736
 # @@protoc_insertion_point(module_scope)

@@ -34,6 +34,8 @@ class NodeState(_message.Message):
     TASK_PHASE_FIELD_NUMBER: _builtins.int
     TASK_VERSION_FIELD_NUMBER: _builtins.int
     EXPANSION_FIELD_NUMBER: _builtins.int
+    SHARED_INPUTS_FIELD_NUMBER: _builtins.int
+    SHARED_OUTPUTS_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
     phase: _builtins.int
     """Number of aerodrome.propeller.engine.phases.NodePhase."""
@@ -52,6 +54,11 @@ class NodeState(_message.Message):
     task_version: _builtins.int
     expansion: _builtins.str
     """Of a dynamic node: where the flyteidl.core.CompiledWorkflowClosure of the graph is stored that it goes on with."""
+    shared_inputs: _builtins.bytes
+    """Of a node whose inputs or outputs are kept among the values that the execution's nodes share: by which those are
+    found there. Empty where they lie in the node's own directory.
+    """
+    shared_outputs: _builtins.bytes
     @_builtins.property
     def items(self) -> Global___ItemPlan:
         """Of an array node: how its items run, once that is decided."""
@@ -68,11 +75,13 @@ class NodeState(_message.Message):
         task_phase: _builtins.int = ...,
         task_version: _builtins.int = ...,
         expansion: _builtins.str = ...,
+        shared_inputs: _builtins.bytes = ...,
+        shared_outputs: _builtins.bytes = ...,
         items: Global___ItemPlan | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["items", b"items"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_at", b"attempt_at", "attempts", b"attempts", "choice", b"choice", "expansion", b"expansion", "items", b"items", "phase", b"phase", "queued_at", b"queued_at", "system_failures", b"system_failures", "task_phase", b"task_phase", "task_version", b"task_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_at", b"attempt_at", "attempts", b"attempts", "choice", b"choice", "expansion", b"expansion", "items", b"items", "phase", b"phase", "queued_at", b"queued_at", "shared_inputs", b"shared_inputs", "shared_outputs", b"shared_outputs", "system_failures", b"system_failures", "task_phase", b"task_phase", "task_version", b"task_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
