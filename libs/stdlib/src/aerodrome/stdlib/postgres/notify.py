@@ -28,6 +28,9 @@ MAX_CHANNEL_BYTES = 63
 _PENDING = 1_000
 """Different wake-ups that may wait in one place before they become a single empty one."""
 
+_PAUSE_SECONDS = 0.002
+"""Least time between two notifications of a process: each takes a lock of the whole server at its commit, and what is
+announced meanwhile goes into one."""
 _CONNECTING_SECONDS = 10
 _CHECK_SECONDS = 30.0
 _LOSSES = (OSError, driver.PostgresError, driver.InterfaceError, driver.InternalClientError, TimeoutError)
@@ -246,6 +249,7 @@ class Announcer:
                 await asyncio.sleep(self._retry_seconds)
             if not self._waiting:
                 self._sent.set()
+            await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _send(self, batch: dict[tuple[str, str], None]) -> bool:
         try:

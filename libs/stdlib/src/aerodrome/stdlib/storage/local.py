@@ -59,6 +59,10 @@ LANES = 8
 LANE_BATCH = 32
 """How many of them one thread takes at once."""
 
+LANE_SECONDS = 0.002
+"""How long what a thread takes at once may last, by what such accesses last now: handing it over costs as much as
+several quick ones, and of slow ones as many as possible should go on at the same time."""
+
 LIST_BATCH = 256
 
 FREEZE_INLINE = 8
@@ -501,6 +505,7 @@ class _Lanes:
     def __init__(self) -> None:
         self._waiting: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
         self._busy = 0
+        self._usual_seconds = LANE_SECONDS
 
     async def run(self, call: Callable[[], R]) -> R:
         """What `call` returns or raises.  Once begun it is carried out, whoever waits for it."""
@@ -513,7 +518,7 @@ class _Lanes:
         return await future
 
     def _next(self, loop: asyncio.AbstractEventLoop) -> None:
-        share = min(-(-len(self._waiting) // (LANES - self._busy + 1)), LANE_BATCH)
+        share = max(1, min(int(LANE_SECONDS / max(self._usual_seconds, 1e-6)), LANE_BATCH))
         batch: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
         while self._waiting and len(batch) < share:
             each = self._waiting.popleft()
@@ -524,17 +529,21 @@ class _Lanes:
             return
         done = loop.run_in_executor(None, _carried_out, [call for call, _ in batch])
         done.add_done_callback(lambda done: self._finish(loop, [future for _, future in batch], done))
+        if self._waiting and self._busy < LANES:
+            self._busy += 1
+            loop.call_soon(self._next, loop)
 
     def _finish(
         self,
         loop: asyncio.AbstractEventLoop,
         futures: list[asyncio.Future[Any]],
-        done: asyncio.Future[list[tuple[Any, BaseException | None]]],
+        done: asyncio.Future[tuple[list[tuple[Any, BaseException | None]], float]],
     ) -> None:
-        failure = (
-            None if not done.cancelled() and done.exception() is None else FailedPrecondition("the store is closed")
-        )
-        results = done.result() if failure is None else [(None, failure)] * len(futures)
+        if not done.cancelled() and done.exception() is None:
+            results, seconds = done.result()
+            self._usual_seconds += (seconds / len(results) - self._usual_seconds) / 8
+        else:
+            results = [(None, FailedPrecondition("the store is closed"))] * len(futures)
         for future, (result, error) in zip(futures, results, strict=True):
             if future.done():
                 continue
@@ -545,14 +554,16 @@ class _Lanes:
         self._next(loop)
 
 
-def _carried_out(calls: list[Callable[[], Any]]) -> list[tuple[Any, BaseException | None]]:
+def _carried_out(calls: list[Callable[[], Any]]) -> tuple[list[tuple[Any, BaseException | None]], float]:
+    """What each of them gave or raised, and the seconds that they took together."""
+    started = time.perf_counter()
     results: list[tuple[Any, BaseException | None]] = []
     for call in calls:
         try:
             results.append((call(), None))
         except Exception as error:  # noqa: BLE001  (whoever asked gets it)
             results.append((None, error))
-    return results
+    return results, time.perf_counter() - started
 
 
 def _read_all(fd: int, reference: str, limit: int) -> bytes:
