@@ -1,7 +1,8 @@
 """The control plane's half of the journal without a database: the real folding, and what the next holder is handed.
 
 The folding is that of `aerodrome.admin`, whose rules are pure.  Which columns become a snapshot is said there in SQL
-(`repositories/leases.sql`) and here once more; tests on a real database hold both to the same.
+(`repositories/leases.sql`) and here once more; tests on a real database hold both to the same.  `kept` has the same
+journal without the messages, for those who try very many executions.
 """
 
 from __future__ import annotations
@@ -10,24 +11,24 @@ from collections.abc import Iterable, Sequence
 
 from flyteidl.admin.execution_pb2 import ExecutionClosure
 from flyteidl.core import identifier_pb2
+from flyteidl.core.execution_pb2 import ExecutionError
+from kept import ITEM_ERRORS, WITH_ITEMS, Attempted, Told
 
 from aerodrome.admin.domain import phases
 from aerodrome.admin.domain.attempts import fold_task, fold_task_state
 from aerodrome.admin.domain.folding import abort_workflow, fold_items, fold_node, fold_node_state, fold_workflow
-from aerodrome.admin.domain.phases import NODE_NAMES, NODE_TERMINAL, WORKFLOW_NAMES, Writer
+from aerodrome.admin.domain.phases import NODE_NAMES, TASK_NAMES, WORKFLOW_NAMES, Writer
 from aerodrome.admin.domain.rows import ABSENT, ExecutionRow, Folded, NodeRow
-from aerodrome.admin.domain.verdicts import ACCEPTED, Refused, Verdict, refuse
+from aerodrome.admin.domain.verdicts import ACCEPTED, Verdict, refuse
 from aerodrome.admin.managers.changes import ItemsReport, NodeReport, Report, TaskReport, decode
 from aerodrome.idl.journal.v1 import journal_pb2
 from aerodrome.propeller import transcript
 from aerodrome.propeller.engine.state import SavedWorkflow
 from aerodrome.propeller.layout import Layout
-from aerodrome.propeller.transcript import Transcript
+from aerodrome.propeller.transcript import Transcript, Written
 
 EXECUTION = identifier_pb2.WorkflowExecutionIdentifier(project="p", domain="d", name="e0")
 LAYOUT_ROOT = "s3://b/meta/p-d-e0"
-_ITEM_ERRORS = 10
-_WITH_ITEMS = ("QUEUED", "RUNNING", "TIMED_OUT")
 
 
 def writer(*, item_nodes: bool = False) -> Transcript:
@@ -45,6 +46,8 @@ def writer(*, item_nodes: bool = False) -> Transcript:
 class ControlPlane:
     """One execution's journal and rows."""
 
+    has_references = True
+
     def __init__(self) -> None:
         self.entries: list[journal_pb2.Transition | str] = []
         """What was accepted, in order; a text is the cause of an abort."""
@@ -61,12 +64,16 @@ class ControlPlane:
             if isinstance(entry, str):
                 plane.abort(entry)
             else:
-                (verdict,) = plane.append([entry])
+                (verdict,) = plane.take([entry])
                 assert verdict is ACCEPTED, f"{entry} was accepted, and is not when it is told again: {verdict}"
         return plane
 
-    def append(self, transitions: Sequence[journal_pb2.Transition]) -> list[Verdict]:
+    def append(self, writer: Transcript, transitions: Sequence[Written]) -> list[Verdict]:
         """Fold what a holder reports, and what comes of each."""
+        return self.take(writer.write(transitions))
+
+    def take(self, transitions: Sequence[journal_pb2.Transition]) -> list[Verdict]:
+        """Fold what a holder has written, and what comes of each."""
         verdicts: list[Verdict] = []
         for report in decode(transitions, max_items=1_000):
             verdict = self._fold(report)
@@ -132,13 +139,13 @@ class ControlPlane:
         if snapshot.phase == "FAILED":
             snapshot.error = row.closure.error.SerializeToString()
         errors = 0
-        if snapshot.phase in _WITH_ITEMS:
+        if snapshot.phase in WITH_ITEMS:
             for _, known in sorted(self.node_items.get(node_id, {}).items()):
                 failed = known.phase == phases.TaskPhase.FAILED
                 errors += failed
                 one = snapshot.items.add()
                 one.CopyFrom(known)
-                if not failed or errors > _ITEM_ERRORS:
+                if not failed or errors > ITEM_ERRORS:
                     one.ClearField("error")
         return snapshot
 
@@ -147,13 +154,41 @@ class ControlPlane:
         """The execution is in a terminal phase."""
         return self.folded.is_over
 
-    def aborts(self, verdict: Verdict) -> bool:
-        """Whether a start was refused because of an abort that the holder has not heard of yet."""
-        return isinstance(verdict, Refused) and verdict.aborting
+    @property
+    def phase(self) -> str:
+        """The execution's, as the API shows it."""
+        return WORKFLOW_NAMES[self.folded.phase]
+
+    @property
+    def outputs(self) -> str:
+        """Where those of the execution are."""
+        return self.folded.own.closure.outputs.uri
 
     def rows(self) -> dict[str, NodeRow]:
         """The nodes that the API shows."""
         return {name: row for name, row in self.folded.nodes.items() if row is not None and row.exists}
+
+    def told(self) -> dict[str, Told]:
+        """The nodes that the API shows, as anybody sees them."""
+        return {name: self._told(name, row) for name, row in self.rows().items()}
+
+    def _told(self, name: str, row: NodeRow) -> Told:
+        attempts = tuple(
+            Attempted(key.retry_attempt, TASK_NAMES[task.phase], task.closure.error.kind == ExecutionError.SYSTEM)
+            for key, task in sorted(row.tasks.items())
+        )
+        group = row.metadata.retry_group
+        return Told(
+            NODE_NAMES[row.phase],
+            row.is_over,
+            row.parent_node_id,
+            int(group) if group else None,
+            row.metadata.is_array,
+            row.metadata.is_dynamic,
+            attempts,
+            tuple(self.items(name)),
+            row.closure.output_uri,
+        )
 
     def items(self, node_id: str) -> list[tuple[int, int]]:
         """Phase and attempt of the items of a node, those that never began left out."""
@@ -162,9 +197,16 @@ class ControlPlane:
             return []
         return [pair for pair in zip(known.phases, known.attempts, strict=True) if pair[0] != ABSENT]
 
-    def all_nodes_over(self) -> bool:
-        """Whether every node and attempt that the API shows is over."""
-        return all(row.is_over and row.phase in NODE_TERMINAL for row in self.rows().values())
+    def check_fold(self) -> None:
+        """Raises AssertionError unless the rows are the fold of the journal (I8)."""
+        again = ControlPlane.replayed(self.entries)
+        assert again.rows().keys() == self.rows().keys(), "the journal gives other nodes than the rows have"
+        for name, row in self.rows().items():
+            other = again.rows()[name]
+            assert (row.phase, row.closure, row.metadata, row.engine_state) == (
+                other.phase, other.closure, other.metadata, other.engine_state,
+            ), f"the journal gives another row of node {name}"  # fmt: skip
+        assert again.saved() == self.saved(), "the journal gives another past than the rows have"
 
 
 def _beginning() -> Folded:

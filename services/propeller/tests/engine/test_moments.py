@@ -15,6 +15,7 @@ from aerodrome.propeller.engine.graph import END, START, Closure
 from aerodrome.propeller.engine.items import ItemPlan, Items, SavedItem
 from aerodrome.propeller.engine.phases import NodePhase, TaskPhase, WorkflowPhase
 from aerodrome.propeller.engine.state import (
+    Abort,
     ItemTransition,
     NodeTransition,
     Prepare,
@@ -100,6 +101,46 @@ def test_a_sub_workflow_that_was_being_ended_is_not_taken_for_done() -> None:
     engine.aborted(sub, 0, 12.0)
     assert sub.failure is not None
     assert sub.failure.code == "TimeoutExpired"
+
+
+def test_nothing_begins_inside_of_what_was_being_ended() -> None:
+    compiled = compiler_pb2.CompiledWorkflowClosure()
+    compiled.tasks.add().template.id.CopyFrom(identifier("t", identifier_pb2.TASK))
+    inner, innermost = compiled.sub_workflows.add(), compiled.sub_workflows.add()
+    for workflow, name in ((compiled.primary, "w"), (inner, "inner"), (innermost, "innermost")):
+        workflow.template.id.CopyFrom(identifier(name))
+        for node_id in (START, END):
+            workflow.template.nodes.add(id=node_id)
+    sub = compiled.primary.template.nodes.add(id="sub")
+    sub.workflow_node.sub_workflow_ref.CopyFrom(identifier("inner"))
+    sub.metadata.timeout.seconds = 10
+    for workflow, node_id in ((inner, "n0"), (innermost, "n0")):
+        workflow.template.nodes.add(id=node_id).task_node.reference_id.CopyFrom(identifier("t", identifier_pb2.TASK))
+    inner.template.nodes.add(id="more").workflow_node.sub_workflow_ref.CopyFrom(identifier("innermost"))
+    block = inner.template.nodes.add(id="br").branch_node.if_else
+    block.case.condition.comparison.left_value.primitive.boolean = True
+    block.case.then_node.id = "arm"
+    block.case.then_node.task_node.reference_id.CopyFrom(identifier("t", identifier_pb2.TASK))
+    inner.connections.upstream["arm"].ids.append("n0")
+    for workflow, names in ((compiled.primary, ("sub",)), (inner, ("n0", "more", "br")), (innermost, ("n0",))):
+        for node_id in names:
+            workflow.connections.downstream[START].ids.append(node_id)
+            workflow.connections.downstream[node_id].ids.append(END)
+    engine = Engine(Closure(compiled))
+    saved = {
+        START: SavedNode(NodePhase.SUCCEEDED), "sub": RUNNING, "sub-0-n0": SavedNode(NodePhase.ABORTED),
+        "sub-0-more": RUNNING, "sub-0-br": SavedNode(NodePhase.RUNNING, queued_at=1.0, attempt_at=1.0, choice=0),
+    }  # fmt: skip
+    engine.restore(SavedWorkflow(WorkflowPhase.RUNNING, saved), 5.0)
+    step = engine.take()
+    assert not step.transitions
+    assert not step.free
+    assert not step.permitted
+    engine.tick(21.0)
+    step = engine.take()
+    assert {command.node.unique_id for command in step.permitted if isinstance(command, Abort)} == {
+        "sub-0-more", "sub-0-br",
+    }  # fmt: skip
 
 
 def test_outputs_that_come_after_a_retry_are_not_the_retrys() -> None:
@@ -192,6 +233,6 @@ def test_an_abort_before_the_beginning_leaves_no_execution_that_nobody_ends() ->
     plane = ControlPlane()
     plane.abort("enough")
     begin, end = writer().write([WorkflowTransition(WorkflowPhase.RUNNING, 1.0), over])
-    assert all(isinstance(each, Refused) for each in plane.append([begin, end]))
-    plane.append(writer().write([WorkflowTransition(WorkflowPhase.ABORTED, 2.0)]))
+    assert all(isinstance(each, Refused) for each in plane.take([begin, end]))
+    plane.take(writer().write([WorkflowTransition(WorkflowPhase.ABORTED, 2.0)]))
     assert plane.over

@@ -190,6 +190,11 @@ class Engine:
                         raise BadSpecification(f"the workflow that {node.unique_id} made is not known any more")
                     node.inner = Scope(dynamic if dynamic is not None else self._inner_graph(node), node)
                     stack.append(node.inner)
+            if scope.owner is not None and (
+                scope.owner.scope.status is ScopeStatus.DRAINING or _was_being_ended(scope)
+            ):
+                # What ends its owner comes again, be it a deadline or a failure; nothing begins in it until then.
+                scope.status = ScopeStatus.DRAINING
 
     def _go_on(self, scope: Scope, now: float) -> None:
         """Derive what a loaded scope stands at; everything inside it has been looked at before."""
@@ -224,10 +229,8 @@ class Engine:
                 self._settled.append(scope.handler)
             else:
                 self._resume(scope.handler, now)
-        elif ending:
+        elif ending or scope.status is ScopeStatus.DRAINING:
             return
-        elif owner is not None and _was_being_ended(scope):
-            scope.status = ScopeStatus.DRAINING  # what ends its owner comes again, be it a deadline or a failure
         elif scope.failed is not None and (scope.open == 0 or not scope.graph.finish_before_failing):
             self._fail_scope(scope, now)
         elif scope.open == 0:
@@ -967,9 +970,13 @@ def _goes_on(node: NodeState, attempt: int) -> bool:
 
 def _was_being_ended(scope: Scope) -> bool:
     """Whether nodes of a restored scope were aborted for a reason that lies outside of it."""
-    if scope.failed is not None and not scope.graph.finish_before_failing:
-        return False
-    return any(node.phase is NodePhase.ABORTED for node in scope.nodes)
+    ended = False
+    for node in scope.nodes:
+        if node.phase is NodePhase.ABORTED:
+            ended = True
+        elif node.phase in (NodePhase.FAILED, NodePhase.TIMED_OUT) and not scope.graph.finish_before_failing:
+            return False
+    return ended
 
 
 def _awaits_outputs(node: NodeState) -> bool:
