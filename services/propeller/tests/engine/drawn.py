@@ -7,14 +7,15 @@ after it.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from hashlib import blake2b
 
 from flyteidl.core import compiler_pb2, identifier_pb2, workflow_pb2
 from graphs import identifier
 
 from aerodrome.plugins.api import ErrorKind, Failure
-from aerodrome.propeller.engine.graph import END, START, Closure
+from aerodrome.propeller.engine.graph import END, START, Closure, Graph
 
 TIMEOUT = 1_000
 """Seconds that attempts may take which have a limit: far more than anything takes that ends by itself."""
@@ -142,24 +143,64 @@ class Temper:
     dynamic: float = 0.2
 
 
+class Shapes:
+    """What dynamic tasks may make: graphs that many executions share, each drawn when it is first wanted."""
+
+    def __init__(self, seed: int, bounds: Bounds, *, count: int = 64) -> None:
+        self._seed = seed
+        self._bounds = bounds
+        self._count = count
+        self._graphs: dict[tuple[int, bool], Graph] = {}
+
+    def graph(self, chance: float, *, deep: bool) -> Graph:
+        """One of the graphs, by a number from 0 to 1; smaller ones for a node that is deep inside others."""
+        key = int(chance * self._count), deep
+        graph = self._graphs.get(key)
+        if graph is None:
+            bounds = replace(self._bounds, nodes=3, depth=0 if deep else 1)
+            rng = random.Random(f"{self._seed}/{key}")
+            graph = draw_closure(rng, bounds, timeouts=bounds.timeouts and bounds.fail_fast).root()
+            self._graphs[key] = graph
+        return graph
+
+
+@lru_cache(maxsize=32)
+def shapes(seed: int, bounds: Bounds) -> Shapes:
+    """The graphs of that seed."""
+    return Shapes(seed, bounds)
+
+
 class Fates:
     """What becomes of whatever has a name."""
 
     def __init__(self, seed: int, temper: Temper) -> None:
         self.temper = temper
         self._key = seed.to_bytes(8, "big")
+        self._drawn: dict[tuple[object, ...], float] = {}
+        self._attempts: dict[tuple[str, int], Failure | str | None] = {}
 
     def draw(self, *name: object) -> float:
         """A number from 0 to 1 that belongs to the name."""
-        text = "/".join(map(str, name)).encode()
-        return int.from_bytes(blake2b(text, digest_size=7, key=self._key).digest(), "big") / 2**56
+        known = self._drawn.get(name)
+        if known is None:
+            text = "/".join(map(str, name)).encode()
+            known = int.from_bytes(blake2b(text, digest_size=7, key=self._key).digest(), "big") / 2**56
+            self._drawn[name] = known
+        return known
 
     def attempt(self, name: str, attempt: int) -> Failure | str | None:
         """What an attempt comes to: a failure, "hang", or None for success."""
+        key = name, attempt
+        if key in self._attempts:
+            return self._attempts[key]
         chance, temper = self.draw(name, attempt), self.temper
+        outcome: Failure | str | None = None
         if chance < temper.failures:
-            return self.failure(name, attempt)
-        return "hang" if chance < temper.failures + temper.hangs else None
+            outcome = self.failure(name, attempt)
+        elif chance < temper.failures + temper.hangs:
+            outcome = "hang"
+        self._attempts[key] = outcome
+        return outcome
 
     def failure(self, name: str, attempt: int) -> Failure:
         """By the user, by the system, by nobody knows whom, lost with its machine, or for good."""

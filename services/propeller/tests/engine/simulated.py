@@ -2,6 +2,13 @@
 
 The world goes on while nobody drives the execution.  Each process is a holder of the lease as
 `aerodrome.propeller.execution` is one: observations in, transitions to the journal by parts, then the commands.
+
+The journal is a `Plane`, of which there are two: `kept.Journal` keeps what a restart needs, and
+`journalled.ControlPlane` sends everything through messages and the control plane's folding.  Chance is drawn from seeds
+that belong to the history and to the process, so that the same history goes the same way over both.
+
+A process may die at each of its appends.  Rather than going through the beginning again for every such death, a process
+can be told to `Plan` them: at each append it leaves behind what would outlive it had it died there, and goes on.
 """
 
 from __future__ import annotations
@@ -9,16 +16,16 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, Self
 
-from drawn import Bounds, Fates, Temper, draw_closure
-from flyteidl.core.execution_pb2 import ExecutionError
+from drawn import Bounds, Fates, Shapes, Temper
 from flyteidl.event import event_pb2
-from journalled import ControlPlane, writer
+from journalled import writer
+from kept import Journal, Told
 
-from aerodrome.admin.domain.phases import NODE_NAMES, TASK_NAMES, WORKFLOW_NAMES
-from aerodrome.admin.domain.verdicts import Refused
+from aerodrome.admin.domain.verdicts import ACCEPTED, Refused, Verdict
 from aerodrome.plugins.api import ErrorKind, Failure
 from aerodrome.propeller.engine.budget import Limits
 from aerodrome.propeller.engine.engine import Engine
@@ -34,18 +41,24 @@ from aerodrome.propeller.engine.state import (
     NodeTransition,
     PermittedCommand,
     Prepare,
+    SavedWorkflow,
     Start,
     StartItem,
     Transition,
     WorkflowTransition,
 )
 from aerodrome.propeller.execution import never_began, together
-from aerodrome.propeller.transcript import Written
+from aerodrome.propeller.transcript import Transcript, Written
 
 _BEGINNING = 1_000_000.0
 _MAX_TURNS = 50_000
 _DEEPEST = 4
 """How many dynamic nodes may be inside each other."""
+_WRITERS = {item_nodes: writer(item_nodes=item_nodes) for item_nodes in (False, True)}
+_NEVER = random.Random(0)
+"""Whose chances nobody draws: where everything is punctual, there is none."""
+_SCRATCH = random.Random(0)
+"""For what is drawn by a process that is about to die, and used by nobody."""
 
 
 class Crash(Exception):
@@ -72,7 +85,7 @@ class Course:
     """How many more are made before the process hears of it."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Fault:
     """Where a process dies."""
 
@@ -83,22 +96,88 @@ class Fault:
     parts: int = 0
     commands: int = 0
     """How many of the commands that it permits were carried out."""
+    seed: int = 0
+    """Of the next process's chances."""
+
+    @classmethod
+    def drawn(cls, rng: random.Random, append: int) -> Self:
+        """A death at that append."""
+        return cls(
+            append,
+            before=rng.random() < 0.3,
+            parts=rng.choice((0, 0, 1, 2, 5)),
+            commands=rng.choice((0, 1, 2, 1_000)),
+            seed=rng.getrandbits(32),
+        )
+
+
+class Plane(Protocol):
+    """One execution's journal, and what it comes to."""
+
+    @property
+    def abort_cause(self) -> str: ...
+    @property
+    def has_references(self) -> bool:
+        """Whether it says where outputs are."""
+        ...
+
+    @property
+    def over(self) -> bool: ...
+    @property
+    def phase(self) -> str: ...
+    @property
+    def outputs(self) -> str:
+        """Where those of the execution are; empty in a record that has no references."""
+        ...
+
+    def append(self, writer: Transcript, transitions: Sequence[Written]) -> list[Verdict]: ...
+    def abort(self, cause: str) -> None: ...
+    def saved(self) -> SavedWorkflow: ...
+    def told(self) -> dict[str, Told]: ...
+    def check_fold(self) -> None: ...
+
+
+@dataclass(slots=True)
+class History:
+    """What follows a process that died at `fault`."""
+
+    fault: Fault
+    world: World | None
+    """As it was left; None if it has to be gone through from the beginning."""
 
 
 @dataclass
+class Plan:
+    """The deaths of a process that does not die: at every one of its first appends, and at some of the later ones."""
+
+    rng: random.Random
+    most: int
+    """How many of the first appends."""
+    histories: list[History] = field(default_factory=list)
+
+    def fault(self, append: int) -> Fault | None:
+        """How the process might have died at this append."""
+        if append >= self.most and self.rng.random() * (append + 1) >= self.most:
+            return None
+        return Fault.drawn(self.rng, append)
+
+
+@dataclass(slots=True)
 class World:
     """What outlives processes: the journal, what runs, and what was observed when."""
 
     seed: int
     closure: Closure
     course: Course
-    plane: ControlPlane = field(default_factory=ControlPlane)
+    shapes: Shapes
+    plane: Plane
     now: float = _BEGINNING
     running: dict[str, int] = field(default_factory=dict)
     """Attempt by name of a node, or of an item as `node[index]`."""
     over: dict[tuple[str, int], str] = field(default_factory=dict)
     """What became of attempts that run no more: "ended" or "killed"."""
-    appends: int = 0
+    published: set[str] = field(default_factory=set)
+    """Nodes whose outputs are in place."""
     observations: int = 0
     transitions: int = 0
     restarts: int = 0
@@ -107,30 +186,61 @@ class World:
     made: dict[str, Graph] = field(default_factory=dict)
     budgets: dict[str, int] = field(default_factory=dict)
     instants: dict[tuple[object, ...], float] = field(default_factory=dict)
+    fates: Fates = field(init=False)
 
     def __post_init__(self) -> None:
         self.fates = Fates(self.seed, self.course.temper)
 
-    def drive(self, rng: random.Random, faults: list[Fault]) -> None:
-        """Let processes follow each other until the execution is over; each of `faults` ends one."""
-        for fault in [*faults, None]:
+    def again(self, plane: Plane) -> World:
+        """The same world at its beginning, with another journal."""
+        other = World(self.seed, self.closure, self.course, self.shapes, plane, item_nodes=self.item_nodes)
+        other.made, other.budgets, other.fates = self.made, self.budgets, self.fates
+        return other
+
+    def copy(self) -> World | None:
+        """The same world, to go on otherwise; None if its journal cannot be had twice."""
+        if not isinstance(self.plane, Journal):
+            return None
+        other = self.again(self.plane.copy())
+        other.now, other.observations, other.abort_wanted = self.now, self.observations, self.abort_wanted
+        other.running, other.over = self.running.copy(), self.over.copy()
+        other.published, other.instants = self.published.copy(), self.instants.copy()
+        return other
+
+    def drive(self, seed: int, faults: Sequence[Fault] = (), plan: Plan | None = None) -> None:
+        """Let processes follow each other until the execution is over; each of `faults` ends one.
+
+        `seed` is of the first one's chances, and `plan` speaks of the first one.
+        """
+        self._drive(_NEVER if self.course.punctual else random.Random(seed), faults, plan)
+
+    def go_on(self, fault: Fault, faults: Sequence[Fault] = ()) -> None:
+        """Let processes follow the one that died at `fault`."""
+        self._drive(self._died(fault), faults, None)
+
+    def _drive(self, rng: random.Random, faults: Sequence[Fault], plan: Plan | None) -> None:
+        for fault in faults:
             try:
-                Process(self, rng, fault).run()
-                break
+                Process(self, rng, fault, plan).run()
             except Crash:
-                self.restarts += 1
-                if not self.course.punctual:
-                    self.now += rng.random() * 2
-        check(self)
+                rng, plan = self._died(fault), None
+            else:
+                return
+        Process(self, rng, None, plan).run()
+
+    def _died(self, fault: Fault) -> random.Random:
+        self.restarts += 1
+        if self.course.punctual:
+            return _NEVER
+        rng = random.Random(fault.seed)
+        self.now += rng.random() * 2
+        return rng
 
     def expansion(self, name: str) -> Graph:
         """The graph that an attempt of a dynamic task makes; smaller ones the deeper it is."""
         graph = self.made.get(name)
         if graph is None:
-            bounds = replace(self.course.bounds, nodes=3, depth=1 if name.count("-") < 3 else 0)
-            rng = random.Random(f"{self.seed}/{name}")
-            timeouts = bounds.timeouts and bounds.fail_fast
-            graph = self.made[name] = draw_closure(rng, bounds, timeouts=timeouts).root()
+            graph = self.made[name] = self.shapes.graph(self.fates.draw(name, "made"), deep=name.count("-") >= 3)
         return graph
 
     def start(self, name: str, attempt: int) -> bool:
@@ -161,19 +271,30 @@ class World:
 Deed = Callable[[], None]
 
 
+def _parts(written: list[Written]) -> list[list[Written]]:
+    """Anywhere but between what one node does at once, as `aerodrome.propeller.execution` cuts appends."""
+    parts = [[written[0]]]
+    for before, one in itertools.pairwise(written):
+        if together(before, one):
+            parts[-1].append(one)
+        else:
+            parts.append([one])
+    return parts
+
+
 class Process:
     """One holder of the lease, from what it reads in the journal until the execution is over or it dies."""
 
-    def __init__(self, world: World, rng: random.Random, fault: Fault | None) -> None:
+    def __init__(self, world: World, rng: random.Random, fault: Fault | None, plan: Plan | None) -> None:
         self.world = world
         self.rng = rng
         self._fault = fault
+        self._plan = plan
         self._appends = 0
         self._agenda: list[tuple[float, int, Deed]] = []
         self._count = 0
         self._aborting = False
-        self._writer = writer(item_nodes=world.item_nodes)
-        self._told_of_abort = False
+        self._writer = _WRITERS[world.item_nodes]
         self._collecting: set[tuple[str, int]] = set()
         course = world.course
         saved = world.plane.saved()
@@ -205,16 +326,10 @@ class Process:
                 self._observe()  # it was faster than the journal
                 continue
             if waiting:
-                commands = self._append(waiting)
+                self._append(waiting, permitted)
                 waiting = []
-            else:
-                commands = len(permitted)
-            for done, command in enumerate(permitted):
-                if done == commands:
-                    raise Crash
+            for command in permitted:
                 self._carry_out(command)
-            if commands < len(permitted) or self._dying():
-                raise Crash
             moved, permitted = bool(permitted), []
             if engine.terminal:
                 return
@@ -224,47 +339,58 @@ class Process:
 
     # The journal
 
-    def _dying(self) -> bool:
-        return self._fault is not None and self._appends > self._fault.append
-
-    def _append(self, transitions: list[Transition]) -> int:
-        """Write the transitions; how many of the commands are carried out before the process dies, if it does."""
-        world, fault = self.world, self._fault
-        dies = fault is not None and self._appends == fault.append
+    def _append(self, transitions: list[Transition], permitted: list[PermittedCommand]) -> None:
+        """Write the transitions; `permitted` are the commands that follow, of which a dying process does some."""
+        world, number = self.world, self._appends
         self._appends += 1
-        world.appends += 1
         world.transitions += len(transitions)
-        if dies and fault is not None and fault.before:
+        written = self._writer.coalesced(transitions)
+        if self._plan is not None:
+            fault = self._plan.fault(number)
+            if fault is not None:
+                self._plan.histories.append(History(fault, self._left_behind(fault, written, permitted)))
+        elif self._fault is not None and number == self._fault.append:
+            self._die(self._fault, written, permitted)
             raise Crash
-        parts = self._parts(self._writer.coalesced(transitions))
-        for number, part in enumerate(parts):
-            if dies and fault is not None and fault.parts and number == fault.parts:
-                raise Crash
-            verdicts = world.plane.append(self._writer.write(part))
-            for transition, verdict in zip(part, verdicts, strict=True):
-                if not isinstance(verdict, Refused):
-                    continue
-                if not verdict.aborting and not world.plane.abort_cause:
-                    raise Broken(f"{transition!r} was refused: {verdict.error.message}")
-                if verdict.aborting:
-                    self._aborting = True
-                    if isinstance(transition, NodeTransition) and transition.phase is NodePhase.QUEUED:
-                        self.engine.not_permitted(transition.node)
-                elif never_began(transition, aborting=self._aborting):
-                    world.plane.append(self._writer.write([WorkflowTransition(WorkflowPhase.ABORTED, world.now)]))
-        return fault.commands if dies and fault is not None else 1 << 30
+        self._record(written)
 
-    def _parts(self, written: list[Written]) -> list[list[Written]]:
-        """Anywhere but between what one node does at once, as `aerodrome.propeller.execution` does it."""
-        if self._fault is None or not self._fault.parts:
-            return [written]
-        parts = [[written[0]]]
-        for before, one in itertools.pairwise(written):
-            if together(before, one):
-                parts[-1].append(one)
-            else:
-                parts.append([one])
-        return parts
+    def _left_behind(self, fault: Fault, written: list[Written], permitted: list[PermittedCommand]) -> World | None:
+        """The world as the process would leave it that dies at this append; the process itself goes on."""
+        left = self.world.copy()
+        if left is not None:
+            mine = self.world, self.rng, self._agenda, self._aborting
+            self.world, self.rng, self._agenda = left, _SCRATCH, []
+            self._die(fault, written, permitted)
+            self.world, self.rng, self._agenda, self._aborting = mine
+        return left
+
+    def _die(self, fault: Fault, written: list[Written], permitted: list[PermittedCommand]) -> None:
+        """The last that the process does: a part of an append, or all of it and some of the commands.  No deed follows.
+
+        Nothing is told to the engine, which may be that of a process that goes on.
+        """
+        if fault.before:
+            return
+        parts = _parts(written) if fault.parts else [written]
+        for part in parts[: fault.parts or None]:
+            self._record(part, dying=True)
+        if not fault.parts or fault.parts >= len(parts):
+            for command in permitted[: fault.commands]:
+                self._carry_out(command)
+
+    def _record(self, part: list[Written], *, dying: bool = False) -> None:
+        world = self.world
+        for transition, verdict in zip(part, world.plane.append(self._writer, part), strict=True):
+            if verdict is ACCEPTED or not isinstance(verdict, Refused):
+                continue
+            if not verdict.aborting and not world.plane.abort_cause:
+                raise Broken(f"{transition!r} was refused: {verdict.error.message}")
+            if verdict.aborting:
+                self._aborting = True
+                if isinstance(transition, NodeTransition) and transition.phase is NodePhase.QUEUED and not dying:
+                    self.engine.not_permitted(transition.node)
+            elif never_began(transition, aborting=self._aborting):
+                world.plane.append(self._writer, [WorkflowTransition(WorkflowPhase.ABORTED, world.now)])
 
     # What is done
 
@@ -279,7 +405,9 @@ class Process:
         elif isinstance(command, Abort):
             world.kill(node)
             attempt = command.attempt
-            self._at(("abort", name, attempt), lambda: self.engine.aborted(node, attempt, world.now))
+            # What contains others has nothing of its own to end, whether it saw them end or finds that they did.
+            scale = 0.0 if node.inner is not None else 1.0
+            self._at(("abort", name, attempt), lambda: self.engine.aborted(node, attempt, world.now), scale=scale)
         elif isinstance(command, AbortItem):
             index, attempt = command.index, command.attempt
             world.end(f"{name}[{index}]", attempt, "killed")
@@ -319,7 +447,7 @@ class Process:
         world.end(name, attempt, "ended")
         if isinstance(outcome, Failure):
             engine.failed(node, attempt, outcome, world.now)
-        elif node.spec.kind is NodeKind.TASK and self._expands(node, attempt):
+        elif node.spec.kind is NodeKind.TASK and self._expands(name, attempt):
             made = f"{name}-{attempt}"
             metadata = event_pb2.TaskNodeMetadata()
             metadata.dynamic_workflow.dynamic_job_spec_uri = f"{made}/futures.pb"
@@ -327,21 +455,24 @@ class Process:
                 node, attempt, world.expansion(made), world.now, expansion=made, detail={"task_node_metadata": metadata}
             )
         else:
+            world.published.add(name)
             engine.succeeded(node, attempt, world.now)
 
-    def _expands(self, node: NodeState, attempt: int) -> bool:
+    def _expands(self, name: str, attempt: int) -> bool:
         fates = self.world.fates
-        return (
-            fates.draw(node.unique_id, attempt, "makes") < fates.temper.dynamic
-            and node.unique_id.count("-") < 2 * _DEEPEST
-        )
+        return fates.draw(name, attempt, "makes") < fates.temper.dynamic and name.count("-") < 2 * _DEEPEST
 
     def _open_gate(self, node: NodeState, attempt: int) -> None:
         world, engine, name = self.world, self.engine, node.unique_id
         gate = node.spec.template.gate_node
         if gate.WhichOneof("condition") == "sleep":
             until = node.attempt_at + gate.sleep.duration.seconds
-            self._at(("sleeps", name, attempt), lambda: engine.sleep(node, attempt, until, world.now), scale=0.01)
+
+            def sleeps() -> None:
+                world.published.add(name)
+                engine.sleep(node, attempt, until, world.now)
+
+            self._at(("sleeps", name, attempt), sleeps, scale=0.01)
             return
         outcome = world.fates.attempt(name, 0)
         if outcome == "hang" and self._limited(node):
@@ -352,6 +483,7 @@ class Process:
                 rejected = Failure("ReceivedRejectSignal", f"{name} was rejected", ErrorKind.USER, retryable=False)
                 engine.failed(node, attempt, rejected, world.now)
             else:
+                world.published.add(name)
                 engine.succeeded(node, attempt, world.now)
 
         self._at(("signal", name), comes, scale=10.0)
@@ -409,6 +541,7 @@ class Process:
             broken = Failure("BindingResolutionFailure", name, ErrorKind.USER, retryable=False)
             engine.prepare_failed(node, broken, now)
         elif chance < temper.unprepared + temper.taken_over and kind is not NodeKind.END:
+            world.published.add(name)
             engine.already_done(node, now, recovered=fates.draw(name, "recovered") < 0.5)
         elif kind is NodeKind.BRANCH:
             arms = len(node.spec.choices) + (node.spec.otherwise is not None)
@@ -424,9 +557,11 @@ class Process:
             plan = ItemPlan(size, int(fates.draw(name, "concurrency") * 4), None, ratio)
             done = [index for index in range(size) if fates.draw(name, index, "done") < temper.taken_over]
             engine.prepared(node, now, plan=plan, done=done)
-        elif kind is NodeKind.TASK and self._expands(node, 0) and fates.attempt(name, 0) is None:
+        elif kind is NodeKind.TASK and self._expands(name, 0) and fates.attempt(name, 0) is None:
             engine.prepared(node, now, ran_elsewhere=fates.draw(name, "elsewhere") < temper.taken_over)
         else:
+            if kind is NodeKind.END:
+                world.published.add(name)
             engine.prepared(node, now)
 
     def _collected(self, node: NodeState, attempt: int) -> None:
@@ -435,6 +570,7 @@ class Process:
         if kind is not NodeKind.BRANCH and fates.draw(name, attempt, "collected") < fates.temper.unprepared:
             self.engine.collect_failed(node, fates.failure(name, attempt), world.now)
         else:
+            world.published.add(name)
             self.engine.collected(node, world.now)
 
     # Time
@@ -494,77 +630,3 @@ class Process:
             self.engine.abort("enough", world.now)
             return True
         return False
-
-
-# What must hold
-
-
-def check(world: World) -> None:
-    """Invariants I1, I2, I4 to I8 of a finished execution, as far as an engine and a journal decide them."""
-    plane = world.plane
-    phase = WORKFLOW_NAMES[plane.folded.phase]
-    if not plane.over:
-        raise Broken(f"the execution is {phase} and nobody drives it any more")
-    if world.running:
-        raise Broken(f"{world.running} still run after the end")
-    if world.abort_wanted and phase == "ABORTED" and not plane.folded.own.abort_cause:
-        raise Broken("it is ABORTED without a cause")
-    rows = plane.rows()
-    for name, row in rows.items():
-        told = NODE_NAMES[row.phase]
-        if not row.is_over:
-            attempts = {key.retry_attempt: TASK_NAMES[task.phase] for key, task in row.tasks.items()}
-            raise Broken(f"node {name} is {told} after the end, attempts {attempts}")
-        good = told in ("SUCCEEDED", "RECOVERED")
-        if bool(row.closure.output_uri) != good:
-            raise Broken(f"node {name} is {told} and shows outputs: {row.closure.output_uri!r}")
-        if row.parent_node_id is not None and row.parent_node_id not in rows:
-            raise Broken(f"node {name} is in {row.parent_node_id}, which is not shown")
-        _check_attempts(world, name, [task for _, task in sorted(row.tasks.items())])
-    if phase == "SUCCEEDED":
-        bad = {name: NODE_NAMES[row.phase] for name, row in rows.items() if row.parent_node_id is None}
-        bad = {name: each for name, each in bad.items() if each in ("FAILED", "TIMED_OUT", "ABORTED")}
-        if bad:
-            raise Broken(f"the execution SUCCEEDED with {bad}")
-
-
-def _check_attempts(world: World, name: str, tasks: list) -> None:  # type: ignore[type-arg]
-    limits = world.course.limits
-    numbers = [task.key.retry_attempt for task in tasks]
-    if numbers and numbers != list(range(numbers[0], len(numbers) + numbers[0])):
-        raise Broken(f"node {name} has attempts {numbers}")
-    kinds = [task.closure.error.kind for task in tasks if TASK_NAMES[task.phase] == "FAILED"]
-    systems = kinds.count(ExecutionError.SYSTEM)
-    most = world.budgets.get(name)
-    if most is None:
-        return
-    if limits.ignore_retry_cause:
-        if len(tasks) > most:
-            raise Broken(f"node {name} has {len(tasks)} attempts, {most} are allowed")
-    elif (
-        systems > limits.max_system_failures + 1
-        or len(kinds) - systems > most
-        or len(tasks) > most + limits.max_system_failures  # those that failed when what they made was collected too
-    ):
-        raise Broken(f"node {name} has {len(tasks)} attempts, {systems} by the system; {most} are allowed")
-
-
-def outcome(world: World, *, whole: bool) -> dict[str, object]:
-    """What an execution came to: phases, attempts and outputs.
-
-    With `whole` items of arrays that were not awaited are part of it.  Texts of errors are not: of several nodes that
-    failed, which one is named is decided by who was last, and that is not recorded.
-    """
-    plane = world.plane
-    own = plane.folded.own
-    facts: dict[str, object] = {"": (WORKFLOW_NAMES[own.phase], own.closure.outputs.uri)}
-    rows = plane.rows()
-    for name, row in rows.items():
-        told = NODE_NAMES[row.phase]
-        around = rows.get(row.parent_node_id or "")
-        if not whole and around is not None and around.metadata.is_array and NODE_NAMES[around.phase] != "SUCCEEDED":
-            continue  # which items had ended by then is chance
-        attempts = tuple((key.retry_attempt, TASK_NAMES[task.phase]) for key, task in sorted(row.tasks.items()))
-        items = plane.items(name) if whole or told == "SUCCEEDED" else []
-        facts[name] = (told, row.closure.output_uri, attempts, items, row.parent_node_id, row.metadata.is_dynamic)
-    return facts
