@@ -40,7 +40,7 @@ class Propeller:
         self._log = folder / "log"
         config = folder / "config.yaml"
         settings = {
-            "propeller": {"cluster-id": "local", "runtime": {"directory": str(self.runtime)}},
+            "propeller": {"cluster-id": "local", "prof-port": 0, "runtime": {"directory": str(self.runtime)}},
             "admin": {"endpoint": instance.endpoint, "insecure": True},
             "storage": {"type": "local", "container": str(instance.data_dir / "store")},
         }

@@ -65,6 +65,14 @@ class TestMetrics:
         assert samples(metrics) == {"depth": 1}
         assert samples(metrics) == {"depth": 2}
 
+    def test_what_is_counted_elsewhere_is_fetched_before_it_is_shown(self) -> None:
+        metrics = Metrics()
+        depth = metrics.gauge("depth", ("queue",))
+        lengths = iter([3, 4])
+        metrics.before_read(lambda: depth.set(next(lengths), queue="main"))
+        assert samples(metrics) == {'depth{queue="main"}': 3}
+        assert samples(metrics) == {'depth{queue="main"}': 4}
+
     def test_a_histogram_is_cumulative(self) -> None:
         metrics = Metrics()
         histogram = metrics.histogram("took", buckets=(1, 2))
@@ -185,6 +193,23 @@ class TestBounds:
         bound.add()
         assert counter.value(wf="early") == 1
         assert sum(samples(metrics).values()) == RECENT_VALUES + 2
+
+    def test_bound_times_survive_being_folded(self) -> None:
+        metrics = Metrics()
+        watch = metrics.stopwatch("ran", ("wf",), unlabelled=True)
+        histogram = metrics.histogram("took", ("wf",), buckets=(1,))
+        bound_watch, bound_histogram = watch.labelled(wf="old"), histogram.labelled(wf="old")
+        bound_watch.observe(0.001, 0.002)
+        bound_histogram.observe(2)
+        for number in range(RECENT_VALUES):
+            watch.observe(0.0, wf=f"w{number}")
+        bound_watch.observe(0.003)
+        bound_histogram.observe(0.5)
+        found = samples(metrics)
+        assert found['ran_ms_count{wf="other"}'] + found['ran_ms_count{wf="old"}'] - 3 == pytest.approx(1)  # w0 by now
+        assert found["ran_unlabeled_ms_count"] == RECENT_VALUES + 3
+        assert found["ran_unlabeled_ms_sum"] == pytest.approx(6)
+        assert found['took_count{wf="other"}'] + found['took_count{wf="old"}'] == 2
 
     def test_other_labels_are_bounded_by_their_combinations(self) -> None:
         metrics = Metrics()

@@ -20,8 +20,10 @@ from aerodrome.stdlib.logger import capture
 from aerodrome.stdlib.rpc import context as current
 from aerodrome.stdlib.rpc.client import aerodrome_error, network_channel
 from aerodrome.stdlib.rpc.direct import DirectChannel
+from aerodrome.stdlib.rpc.metering import Meter
 from aerodrome.stdlib.rpc.registry import Call
 from aerodrome.stdlib.rpc.server import RpcServer
+from aerodrome.stdlib.telemetry import Metrics
 
 _spec = importlib.util.spec_from_file_location("aerodrome_test_echo", Path(__file__).with_name("echo.py"))
 assert _spec is not None
@@ -287,3 +289,30 @@ async def test_a_callback_hears_of_the_end(place: Place) -> None:
     await call
     async with asyncio.timeout(5):
         await heard.wait()
+
+
+async def test_every_call_is_counted_by_its_code_and_timed(place: Place) -> None:
+    metrics = Metrics()
+    place.server.registry.use_meter(Meter(metrics))
+    await place.stub.Say(StringValue(value="x"))
+    for value in ("missing", "missing", "defect", "abort"):
+        await refused(place.stub.Say(StringValue(value=value)))
+    assert len([each async for each in place.stub.Count(StringValue(value="2"))]) == 2
+    call = place.stub.Count(StringValue(value="100000000"))
+    assert (await call.read()).value == "0"
+    call.cancel()
+    async with asyncio.timeout(5):
+        await place.servicer.cancelled.wait()
+        while 'grpc_code="Canceled"' not in metrics.render().decode():  # noqa: ASYNC110 - the other side counts it
+            await asyncio.sleep(0.01)
+    shown = dict(line.rpartition(" ")[::2] for line in metrics.render().decode().splitlines())
+    say = f'grpc_type="unary",grpc_service="{echo.SERVICE}",grpc_method="Say"'
+    count = f'grpc_type="server_stream",grpc_service="{echo.SERVICE}",grpc_method="Count"'
+    assert shown[f"grpc_server_started_total{{{say}}}"] == "5"
+    codes = {code: shown[f'grpc_server_handled_total{{{say},grpc_code="{code}"}}'] for code in ("OK", "NotFound")}
+    assert codes == {"OK": "1", "NotFound": "2"}
+    assert shown[f'grpc_server_handled_total{{{say},grpc_code="Internal"}}'] == "1"
+    assert shown[f"grpc_server_handling_seconds_count{{{say}}}"] == "5"
+    assert shown[f"grpc_server_started_total{{{count}}}"] == "2"
+    assert shown[f'grpc_server_handled_total{{{count},grpc_code="OK"}}'] == "1"
+    assert shown[f'grpc_server_handled_total{{{count},grpc_code="Canceled"}}'] == "1"

@@ -1,6 +1,7 @@
 """The operational HTTP port of a service: what those who run it look at, apart from what its users reach.
 
-`/metrics` is for Prometheus, `/healthcheck` for probes, `/version` and `/config` for people; secrets are not shown.
+`/metrics` is for Prometheus, `/healthz` and `/readyz` are for probes (does the process answer, does it take work),
+`/version` and `/config` for people; secrets are not shown.
 Source: spec/control-plane.md, section 14.3; spec/datacatalog-scheduler-notifier.md, section D.6.
 """
 
@@ -24,10 +25,13 @@ log = get_logger(__name__)
 
 
 def routes(telemetry: Telemetry, config: BaseModel, ready: Callable[[], bool]) -> list[web.RouteDef]:
-    """The pages; `/healthcheck` answers 503 while the service is not `ready` to take work."""
+    """The pages; `/readyz`, and `/healthcheck` as Flyte calls it, answer 503 while the service is not `ready`."""
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=telemetry.render(), content_type="text/plain", charset="utf-8")
+
+    async def alive(_: web.Request) -> web.Response:
+        return web.Response()  # the loop runs
 
     async def health(_: web.Request) -> web.Response:
         return web.Response() if ready() else web.Response(status=503, text="not ready\n")
@@ -41,6 +45,8 @@ def routes(telemetry: Telemetry, config: BaseModel, ready: Callable[[], bool]) -
 
     return [
         web.get("/metrics", metrics),
+        web.get("/healthz", alive),
+        web.get("/readyz", health),
         web.get("/healthcheck", health),
         web.get("/version", about),
         web.get("/config", settings),

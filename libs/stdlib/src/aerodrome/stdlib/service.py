@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from aerodrome.stdlib import operations
 from aerodrome.stdlib.errors import FailedPrecondition
+from aerodrome.stdlib.rpc.metering import Meter
 from aerodrome.stdlib.rpc.server import RpcServer
 from aerodrome.stdlib.telemetry import Telemetry
 
@@ -41,17 +42,30 @@ class Operations:
 
 
 async def serve_until_told(
-    server: RpcServer, name: str, work: Callable[[], Coroutine[Any, Any, None]], at: Operations, *, grace: timedelta
+    server: RpcServer | None,
+    name: str,
+    work: Callable[[], Coroutine[Any, Any, None]],
+    at: Operations,
+    *,
+    grace: timedelta,
+    ready: Callable[[], bool] = lambda: True,
 ) -> None:
     """Serve until SIGTERM or SIGINT, or until the service's own `work` ends; then stop taking calls, and end the work.
 
-    The operational port is open meanwhile.  Raises the error of work that failed, and Unavailable if a port is taken.
+    A service that nobody calls has no `server`.  The operational port is open until the work has ended, and says that
+    the service is ready while it serves and, of what only the service itself knows, `ready` says so.  Raises the error
+    of work that failed, and Unavailable if a port is taken.
     """
     serving = asyncio.Event()
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     async with operations.listening(
-        at.telemetry, at.config, ready=serving.is_set, host=at.host, port=at.port, setting=at.setting
+        at.telemetry,
+        at.config,
+        ready=lambda: serving.is_set() and ready(),
+        host=at.host,
+        port=at.port,
+        setting=at.setting,
     ):
         for each in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(each, told.set)
@@ -61,12 +75,15 @@ async def serve_until_told(
         ]
         waiting = asyncio.create_task(told.wait(), name="signals")
         try:
-            await server.start()
+            if server is not None:
+                server.registry.use_meter(Meter(at.telemetry.metrics))
+                await server.start()
             serving.set()
             await asyncio.wait({*tasks, waiting}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             serving.clear()
-            await server.stop(grace)  # its last calls need the work
+            if server is not None:
+                await server.stop(grace)  # its last calls need the work
             for task in (waiting, *tasks):
                 task.cancel()
             await asyncio.wait({waiting, *tasks})

@@ -11,7 +11,7 @@ from pydantic import Field
 from aerodrome.plugins.config import EchoConfig, K8sPluginConfig, LogConfig, TasksConfig
 from aerodrome.plugins.connectors.config import AgentServiceConfig, ConnectorServiceConfig
 from aerodrome.propeller.engine.budget import RETRY_KEYS, Limits, RetryPolicy
-from aerodrome.stdlib.config import Duration, LoggerConfig, Section, StorageConfig, format_duration
+from aerodrome.stdlib.config import Duration, LoggerConfig, Section, StorageConfig, TelemetryConfig, format_duration
 from aerodrome.stdlib.errors import InvalidArgument
 
 
@@ -121,7 +121,14 @@ class PropellerSection(Section):
     metadata_prefix: str = "metadata/propeller"
     rawoutput_prefix: str = ""
     """Where raw outputs go that the execution gives no place for; below the container if relative."""
-    prof_port: int = 10254
+    prof_port: int = Field(default=10254, ge=0, le=65535)
+    """The operational port: /metrics, /healthz, /readyz, /version, /config; 0 for none."""
+    host: str = "127.0.0.1"
+    """The address of the operational port; the loopback unless told otherwise."""
+    insecure_bind: bool = False
+    """Permits an address that other machines reach although callers are not authenticated."""
+    metrics_prefix: str = "flyte"
+    """What the names of metrics begin with, before `:propeller:all`."""
     capacity: int = 10_000
     """Executions that one process drives at once."""
     node_config: NodeConfig = NodeConfig()
@@ -179,3 +186,4 @@ class PropellerConfig(Section):
     catalog_cache: CatalogCacheConfig = CatalogCacheConfig()
     tasks: TasksConfig = TasksConfig()
     secrets: SecretsConfig = SecretsConfig()
+    otel: TelemetryConfig = TelemetryConfig()

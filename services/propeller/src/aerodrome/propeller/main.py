@@ -43,7 +43,9 @@ from aerodrome.stdlib.clock import Clock, SystemClock
 from aerodrome.stdlib.config import load
 from aerodrome.stdlib.errors import InvalidArgument
 from aerodrome.stdlib.rpc.client import Tls, network_channel
+from aerodrome.stdlib.service import Operations, check_exposure, serve_until_told
 from aerodrome.stdlib.storage import Storage, open_storage
+from aerodrome.stdlib.telemetry import Telemetry
 
 log = logger.get_logger(__name__)
 
@@ -140,6 +142,12 @@ class Propeller:
         )
 
     @property
+    def ready(self) -> bool:
+        """Whether it can take executions: the control plane has heard of it lately."""
+        session = self.source.session
+        return session is not None and session.valid
+
+    @property
     def driving(self) -> int:
         """How many executions this process drives."""
         return len(self._executions)
@@ -230,7 +238,11 @@ class Propeller:
 
 
 async def serve(files: Sequence[Path], overrides: Mapping[str, Any] | None = None) -> None:
-    """Propeller by itself: the control plane and the storage are where the configuration says."""
+    """Propeller by itself, until SIGTERM or SIGINT: control plane and storage are where the configuration says.
+
+    Raises ConfigError, InvalidArgument and FailedPrecondition for what cannot be served (safely), Unavailable if the
+    operational port is taken.
+    """
     config = load(PropellerConfig, files, overrides=dict(overrides or {}))
     logger.configure(config.logger)
     section = config.propeller
@@ -238,12 +250,15 @@ async def serve(files: Sequence[Path], overrides: Mapping[str, Any] | None = Non
         raise InvalidArgument(
             "propeller.runtime.directory is not set: name the directory in which the local runtime keeps its pods"
         )
+    check_exposure(section.host, insecure_bind=section.insecure_bind, section="propeller")
     clock = SystemClock()
     async with (
         network_channel(config.admin.endpoint) as channel,
         open_storage(config.storage, clock=clock) as storage,
         AsyncExitStack() as stack,
     ):
+        telemetry = Telemetry(config.otel)
+        stack.push_async_callback(telemetry.aclose)
         catalog = None
         if config.catalog_cache.type == "datacatalog":
             tls = None if config.catalog_cache.insecure else Tls()
@@ -252,7 +267,10 @@ async def serve(files: Sequence[Path], overrides: Mapping[str, Any] | None = Non
         environment["FLYTE_PLATFORM_INSECURE"] = "true" if config.admin.insecure else "false"
         runtime = local_runtime(config, section.runtime.directory, environment, clock)
         propeller = Propeller(config, channel=channel, storage=storage, runtime=runtime, clock=clock, catalog=catalog)
-        await propeller.run()
+        at = Operations(telemetry, config, section.host, section.prof_port, "propeller.prof-port")
+        await serve_until_told(
+            None, "propeller", propeller.run, at, grace=section.runtime.grace, ready=lambda: propeller.ready
+        )
 
 
 def _task_cache(config: CatalogCacheConfig, channel: grpc.aio.Channel, storage: Storage, clock: Clock) -> TaskCache:

@@ -170,7 +170,11 @@ def propeller() -> None:
 @propeller.command("serve")
 @config_option
 def propeller_serve(config_files: tuple[Path, ...]) -> None:
-    """Take executions from the control plane and run them."""
+    """Take executions from the control plane and run them (health and metrics on 10254 by default).
+
+    It needs `admin.endpoint`, the storage of the control plane, and `propeller.runtime.directory`.  SIGTERM gives
+    running tasks `propeller.runtime.grace` to end.
+    """
     from aerodrome.propeller.main import serve
 
     _run(serve(config_files, {}))

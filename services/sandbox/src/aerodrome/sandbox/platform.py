@@ -34,6 +34,7 @@ from aerodrome.stdlib.postgres.database import Database
 from aerodrome.stdlib.postgres.migrations import migrate
 from aerodrome.stdlib.pubsub.memory import MemoryBus
 from aerodrome.stdlib.rpc.direct import DirectChannel
+from aerodrome.stdlib.rpc.metering import Meter
 from aerodrome.stdlib.rpc.oneport import OnePort
 from aerodrome.stdlib.rpc.runtime_dir import runtime_dir
 from aerodrome.stdlib.rpc.server import RpcServer
@@ -94,6 +95,7 @@ class Platform:
             server = RpcServer(
                 address=f"unix:{socket}", max_message_bytes=config.admin.server.grpc.max_message_size_bytes or 64 << 20
             )
+            server.registry.use_meter(Meter(telemetry.metrics))
             for add_to_server, servicer in admin.services():
                 server.add(add_to_server, servicer)
             channel = DirectChannel([server])

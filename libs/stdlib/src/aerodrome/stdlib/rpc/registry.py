@@ -11,6 +11,7 @@ answered with INTERNAL and a short text.  Source: spec/control-plane.md, section
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -22,9 +23,10 @@ import grpc
 from google.protobuf import descriptor_pool
 from google.protobuf.message import DecodeError, Message
 
-from aerodrome.stdlib.errors import AerodromeError, DeadlineExceeded, Internal, InvalidArgument, Unimplemented
+from aerodrome.stdlib.errors import AerodromeError, DeadlineExceeded, Internal, InvalidArgument, Kind, Unimplemented
 from aerodrome.stdlib.logger import bind, get_logger
 from aerodrome.stdlib.rpc import context as current
+from aerodrome.stdlib.rpc.metering import CODES, OK, Meter, MethodMeter
 
 log = get_logger(__name__)
 
@@ -84,6 +86,8 @@ class Registry:
     def __init__(self, doors: Sequence[Door] = (), *, on_defect: Callable[[str], None] | None = None) -> None:
         self._doors = tuple(doors)
         self._on_defect = on_defect
+        self._meter: Meter | None = None
+        self._meters: dict[str, MethodMeter] = {}
         self._methods: dict[str, Method] = {}
         self._services: list[str] = []
 
@@ -96,6 +100,11 @@ class Registry:
         if module.endswith("_pb2_grpc"):
             importlib.import_module(module.removesuffix("_grpc"))
         add_to_server(servicer, self)
+
+    def use_meter(self, meter: Meter) -> None:
+        """Count and time every call from now on."""
+        self._meter = meter
+        self._meters.clear()
 
     def methods(self) -> Mapping[str, Method]:
         """Every method by its path."""
@@ -162,6 +171,10 @@ class Registry:
 
     async def _guarded(self, method: Method, call: Call, answer: Callable[[], Awaitable[_T]]) -> _T:
         entered = current.enter(call.header(current.REQUEST_ID_HEADER), call.deadline)
+        meter = None if self._meter is None else self._meters.get(method.path) or self._metered(self._meter, method)
+        started, code = time.perf_counter(), OK
+        if meter is not None:
+            meter.began()
         try:
             with bind(request_id=current.request_id()):
                 try:
@@ -171,12 +184,29 @@ class Registry:
                         for door in self._doors:
                             await inside.enter_async_context(door(call))
                         return await answer()
-                except (AerodromeError, grpc.aio.AbortError):
+                except AerodromeError as error:
+                    code = CODES[error.kind]
+                    raise
+                except asyncio.CancelledError:
+                    code = CODES[Kind.CANCELLED]
+                    raise
+                except grpc.aio.AbortError:  # it does not say with what; handlers of ours raise AerodromeError
+                    code = CODES[Kind.UNKNOWN]
                     raise
                 except Exception as error:
-                    raise self._defect(method.path, error) from error
+                    defect = self._defect(method.path, error)
+                    code = CODES[defect.kind]
+                    raise defect from error
         finally:
+            if meter is not None:
+                meter.ended(code, time.perf_counter() - started)
             current.leave(entered)
+
+    def _metered(self, meter: Meter, method: Method) -> MethodMeter:
+        made = self._meters[method.path] = meter.method(
+            method.path, request_streaming=method.request_streaming, response_streaming=method.response_streaming
+        )
+        return made
 
     def _defect(self, path: str, error: Exception) -> AerodromeError:
         if isinstance(error, TimeoutError) and current.time_remaining() == 0.0:

@@ -13,8 +13,29 @@ machine where ours take one, know no bound for labels, and have no quantiles.  T
 """
 
 from aerodrome.stdlib.telemetry.looplag import LoopLag
-from aerodrome.stdlib.telemetry.metrics import Counter, Gauge, Histogram, Metrics, StopWatch
+from aerodrome.stdlib.telemetry.metrics import (
+    BoundCounter,
+    BoundHistogram,
+    BoundStopWatch,
+    Counter,
+    Gauge,
+    Histogram,
+    Metrics,
+    StopWatch,
+)
 from aerodrome.stdlib.telemetry.service import Telemetry
 from aerodrome.stdlib.telemetry.tracing import Span
 
-__all__ = ["Counter", "Gauge", "Histogram", "LoopLag", "Metrics", "Span", "StopWatch", "Telemetry"]
+__all__ = [
+    "BoundCounter",
+    "BoundHistogram",
+    "BoundStopWatch",
+    "Counter",
+    "Gauge",
+    "Histogram",
+    "LoopLag",
+    "Metrics",
+    "Span",
+    "StopWatch",
+    "Telemetry",
+]

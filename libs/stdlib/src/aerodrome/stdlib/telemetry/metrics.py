@@ -281,8 +281,32 @@ class Histogram(_Metric[_HistogramSeries]):
             series.counts[at] += 1
             series.sum += value
 
+    def labelled(self, **labels: str) -> BoundHistogram:
+        """The histogram for fixed label values, for the hottest paths."""
+        return BoundHistogram(self, labels)
+
     def _sample(self, series: _HistogramSeries, labels: Mapping[str, str]) -> Sample:
         return Sample(labels, count=sum(series.counts), sum=series.sum, buckets=tuple(series.counts))
+
+
+class BoundHistogram:
+    """A histogram for fixed label values."""
+
+    __slots__ = ("_histogram", "_labels", "_series")
+
+    def __init__(self, histogram: Histogram, labels: Mapping[str, str]) -> None:
+        self._histogram = histogram
+        self._labels = labels
+        with histogram._lock:
+            self._series = histogram._find(labels)
+
+    def observe(self, value: float, /) -> None:
+        at = bisect_left(self._histogram.buckets, value)
+        with self._histogram._lock:
+            if self._series.detached:
+                self._series = self._histogram._find(self._labels)
+            self._series.counts[at] += 1
+            self._series.sum += value
 
 
 class StopWatch(_Metric[_SummarySeries]):
@@ -308,17 +332,19 @@ class StopWatch(_Metric[_SummarySeries]):
 
     def observe(self, seconds: float, /, **labels: str) -> None:
         """Record a duration in seconds, whatever the unit of the name is."""
-        value = seconds * self._scale
         with self._lock:
-            series = self._find(labels)
-            series.count += 1
-            series.sum += value
-            series.recent.append(value)
-            if self._unlabelled is not None:
-                plain = self._unlabelled._series[()]
-                plain.count += 1
-                plain.sum += value
-                plain.recent.append(value)
+            self._record(self._find(labels), (seconds * self._scale,))
+
+    def labelled(self, **labels: str) -> BoundStopWatch:
+        """The stopwatch for fixed label values, for the hottest paths."""
+        return BoundStopWatch(self, labels)
+
+    def _record(self, series: _SummarySeries, values: Sequence[float]) -> None:
+        """Called under the lock."""
+        for each in (series,) if self._unlabelled is None else (series, self._unlabelled._series[()]):
+            each.count += len(values)
+            each.sum += sum(values)
+            each.recent.extend(values)
 
     @contextmanager
     def time(self, **labels: str) -> Iterator[None]:
@@ -334,6 +360,26 @@ class StopWatch(_Metric[_SummarySeries]):
         return Sample(labels, count=series.count, sum=series.sum, quantiles=quantiles)
 
 
+class BoundStopWatch:
+    """A stopwatch for fixed label values."""
+
+    __slots__ = ("_labels", "_series", "_watch")
+
+    def __init__(self, watch: StopWatch, labels: Mapping[str, str]) -> None:
+        self._watch = watch
+        self._labels = labels
+        with watch._lock:
+            self._series = watch._find(labels)
+
+    def observe(self, *seconds: float) -> None:
+        """Record durations in seconds, several at once if there are several."""
+        watch = self._watch
+        with watch._lock:
+            if self._series.detached:
+                self._series = watch._find(self._labels)
+            watch._record(self._series, [each * watch._scale for each in seconds])
+
+
 AnyMetric: TypeAlias = Counter | Gauge | Histogram | StopWatch
 M = TypeVar("M", Counter, Gauge, Histogram, StopWatch)
 
@@ -346,6 +392,7 @@ class Metrics:
         self._metrics: dict[str, AnyMetric] = {}
         self._recent: OrderedDict[str, None] = OrderedDict()
         self._observed: dict[str, Callable[[], float]] = {}
+        self._refreshers: list[Callable[[], None]] = []
 
     def counter(self, name: str, labels: Sequence[str] = (), *, description: str = "") -> Counter:
         """The counter of that name.  Raises InvalidArgument if the name is in use with another kind or other labels."""
@@ -360,6 +407,10 @@ class Metrics:
         gauge = self.gauge(name, description=description)
         self._observed[gauge.name] = read
         return gauge
+
+    def before_read(self, refresh: Callable[[], None]) -> None:
+        """Call `refresh` whenever the metrics are about to be read: for gauges of what is counted elsewhere."""
+        self._refreshers.append(refresh)
 
     def histogram(
         self,
@@ -393,6 +444,8 @@ class Metrics:
 
     def all(self) -> Sequence[AnyMetric]:
         """Every metric, by name; those that are observed hold what was just read."""
+        for refresh in self._refreshers:
+            refresh()
         for name, read in list(self._observed.items()):
             metric = self._metrics[name]
             assert isinstance(metric, Gauge)
