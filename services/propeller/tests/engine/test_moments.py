@@ -10,6 +10,7 @@ from journalled import ControlPlane, writer
 from aerodrome.admin.domain.verdicts import Refused
 from aerodrome.idl.propeller.v1 import state_pb2
 from aerodrome.plugins.api import ErrorKind, Failure
+from aerodrome.propeller.engine.budget import Limits
 from aerodrome.propeller.engine.engine import Engine
 from aerodrome.propeller.engine.graph import END, START, Closure
 from aerodrome.propeller.engine.items import ItemPlan, Items, SavedItem
@@ -193,6 +194,30 @@ def test_items_do_not_begin_in_a_node_that_was_being_ended() -> None:
     items.restore([SavedItem(0, TaskPhase.ABORTED)])
     assert not list(items.begin())
     assert not items.done
+
+
+def test_an_array_fails_with_the_same_whether_it_saw_its_items_fail_or_was_told_of_it() -> None:
+    def failed(index: int, kind: ErrorKind) -> Failure:
+        return Failure("Broken", f"item {index}", kind, retryable=True)
+
+    kinds = {index: ErrorKind.SYSTEM if index == 3 else ErrorKind.USER for index in (20, 5, 3, *range(7, 18))}
+    limits = Limits(max_system_failures=0)
+    seen, told = Items(ItemPlan(30)), Items(ItemPlan(30))
+    assert len(list(seen.begin())) == 30
+    for index, kind in kinds.items():
+        assert not seen.fail(index, failed(index, kind), max_attempts=1, limits=limits)
+    told.restore([SavedItem(index, TaskPhase.FAILED, failure=failed(index, kinds[index])) for index in sorted(kinds)])
+    assert seen.failure("m") == told.failure("m")
+    assert seen.failure("m").kind is ErrorKind.SYSTEM, "that of the first of the items"
+
+
+def test_an_array_says_how_often_its_items_were_tried() -> None:
+    items = Items(ItemPlan(1))
+    assert list(items.begin()) == [0]
+    broken = Failure("Broken", "it broke", ErrorKind.USER, retryable=True)
+    assert items.fail(0, broken, max_attempts=2, limits=Limits())
+    assert not items.fail(0, broken, max_attempts=2, limits=Limits())
+    assert "[0], attempt 2: Broken: it broke" in items.failure("m").message
 
 
 def test_a_state_is_that_of_its_own_moment_whatever_follows_before_it_is_appended() -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import heapq
 import math
 from array import array
+from bisect import insort
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 
 from google.protobuf import struct_pb2
 
@@ -111,6 +113,7 @@ class Items:
         self.succeeded = 0
         self.failed = 0
         self.failures: list[tuple[int, Failure]] = []
+        """Of the first items that failed for good, by index: what their last attempt ended with, as it is recorded."""
 
     def restore(self, saved: Iterable[SavedItem]) -> None:
         """Put what is known into a fresh state."""
@@ -182,8 +185,9 @@ class Items:
         self.phases[index] = TaskPhase.FAILED
         self.failed += 1
         self.running -= 1
-        if len(self.failures) < _MESSAGES:
-            self.failures.append((index, verdict.failure))
+        if len(self.failures) < _MESSAGES or index < self.failures[-1][0]:
+            insort(self.failures, (index, failure), key=itemgetter(0))
+            del self.failures[_MESSAGES:]
         return False
 
     @property
@@ -211,7 +215,10 @@ class Items:
 
     def failure(self, node_id: str) -> Failure:
         """What the node fails with once it is hopeless."""
-        lines = [f"[{index}]: {failure.code}: {_shortened(failure.message)}" for index, failure in self.failures]
+        lines = []
+        for index, failure in self.failures:
+            which = f"[{index}], attempt {self.attempts[index] + 1}" if self.attempts[index] else f"[{index}]"
+            lines.append(f"{which}: {failure.code}: {_shortened(failure.message)}")
         more = self.failed - len(lines)
         if more > 0:
             lines.append(f"… and {more} more")
