@@ -63,7 +63,7 @@ from aerodrome.admin.repositories.launch_plans import LaunchPlanRepository, Targ
 from aerodrome.admin.repositories.named_entities import NamedEntityRepository
 from aerodrome.admin.repositories.resources import Situation, Situations
 from aerodrome.admin.repositories.tasks import TaskRepository
-from aerodrome.admin.repositories.together import WrittenTogether
+from aerodrome.admin.repositories.together import SharedStatements
 from aerodrome.admin.repositories.workflows import WorkflowRepository, WorkflowRow
 from aerodrome.compiler import Key, key_of, single_task_workflow
 from aerodrome.idl.journal.v1.journal_pb2 import ResolvedResources
@@ -173,7 +173,7 @@ class ExecutionManager:
         self._input_bytes = counters.histogram(f"{user_scope}:input_size_bytes", buckets=_SIZE_BUCKETS)
         self._acceptance = counters.stopwatch(f"{scope}:acceptance_delay", unit="s")
         self._situations = Situations(database)
-        self._new: WrittenTogether[NewExecution, bool] = WrittenTogether(
+        self._new: SharedStatements[NewExecution, bool] = SharedStatements(
             self._insert_many, size_bytes=lambda new: new.spec.ByteSize() + new.closure.ByteSize()
         )
         self._targets: Remembered[Key, Launchable] = Remembered(
@@ -541,7 +541,7 @@ class ExecutionManager:
             except InvalidArgument as error:  # it was registered before this was looked at
                 raise Internal(error.message) from error
         if policy is None:
-            if not await self._new.add(new):
+            if not await self._new.add(new, new.key.project):
                 raise name_taken(new.key)
             return True
         plan = launchable.target.launch_plan

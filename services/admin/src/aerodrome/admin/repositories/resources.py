@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from aerodrome.admin.domain.attributes import AttributeRow, Level
 from aerodrome.admin.domain.projects import ProjectFacts
-from aerodrome.admin.repositories.together import Together
+from aerodrome.admin.repositories.together import SharedStatements
 from aerodrome.stdlib.postgres.database import Connection, Database, Record
 from aerodrome.stdlib.postgres.queries import load_queries
 
@@ -23,21 +23,12 @@ class Situation:
     attributes: tuple[AttributeRow, ...]
 
 
-class _Place:
-    """Where something is launched; two launches are two, also into the same place."""
-
-    __slots__ = ("key",)
-
-    def __init__(self, *key: str) -> None:
-        self.key = key
-
-
 class Situations:
     """Looks around for many launches at once."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
-        self._together: Together[_Place, Situation] = Together(self._look_around)
+        self._shared: SharedStatements[tuple[str, ...], Situation] = SharedStatements(self._look_around)
 
     async def find(
         self,
@@ -50,19 +41,15 @@ class Situations:
         launch_plan: str = "",
     ) -> Situation:
         """What surrounds the launch of a workflow into `project` and `domain`, with an id that nobody else gets."""
-        place = _Place(project, workflow_project, domain, workflow_domain, workflow, launch_plan)
-        found = await self._together.find(place)
-        assert found is not None
-        return found
+        place = (project, workflow_project, domain, workflow_domain, workflow, launch_plan)
+        return await self._shared.add(place, project)
 
-    async def _look_around(self, places: Sequence[_Place]) -> dict[_Place, Situation]:
-        keys = list(dict.fromkeys(place.key for place in places))
-        rows = await self._db.fetch(_SQL.situations, *zip(*keys, strict=True), len(places))
-        known = {key: _surroundings(row) for key, row in zip(keys, rows, strict=True)}
+    async def _look_around(self, places: Sequence[tuple[str, ...]]) -> list[Situation]:
+        different = list(dict.fromkeys(places))
+        rows = await self._db.fetch(_SQL.situations, *zip(*different, strict=True), len(places))
+        known = {place: _surroundings(row) for place, row in zip(different, rows, strict=True)}
         ids: Sequence[int] = rows[0]["execution_ids"]
-        return {
-            place: Situation(execution_id, *known[place.key]) for place, execution_id in zip(places, ids, strict=True)
-        }
+        return [Situation(execution_id, *known[place]) for place, execution_id in zip(places, ids, strict=True)]
 
 
 def _surroundings(row: Record) -> tuple[ProjectFacts | None, tuple[AttributeRow, ...]]:

@@ -8,7 +8,7 @@ and goes into the next one, all together.  Who asks while nothing is under way d
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from contextvars import Context
 from typing import Generic, TypeVar
@@ -23,7 +23,9 @@ R = TypeVar("R")
 MOST_KEYS = 200
 """Most keys in one statement."""
 MOST_ROWS = 64
-"""Most rows in one statement that writes."""
+"""Most rows in one statement that callers share."""
+MOST_STATEMENTS = 3
+"""How many such statements are under way at a time."""
 MOST_ROW_BYTES = 2**20
 """How large the rows of such a statement are together, unless it is a single one."""
 
@@ -104,72 +106,101 @@ class Together(Generic[K, V]):
 
 
 class _Row(Generic[T, R]):
-    __slots__ = ("row", "written")
+    __slots__ = ("outcome", "row")
 
     def __init__(self, row: T) -> None:
         self.row = row
-        self.written: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self.outcome: asyncio.Future[R] = asyncio.get_running_loop().create_future()
 
 
-class WrittenTogether(Generic[T, R]):
-    """Writes rows with `write`, which is given several and returns an outcome for each; all of them or none.
+class SharedStatements(Generic[T, R]):
+    """Puts what callers bring into few statements: `run` is given several rows and returns an outcome for each.
+
+    Each caller belongs to a group, such as a project.  A group's rows go into one statement at a time, and what comes
+    meanwhile into the next one; other groups do not wait for it while fewer than `parallel` statements are under way,
+    and take turns where not all rows fit.
 
     Once a statement is under way it is carried out, whichever of its callers gives up: what becomes of one row is the
-    business of all.  If it fails and certainly wrote nothing, each of its rows is written by itself, so that an error
-    is only that of the row that brought it about.
+    business of all.  If it fails and certainly did nothing, each of its rows gets a statement of its own, so that an
+    error is only that of the row that brought it about.
     """
 
     def __init__(
         self,
-        write: Callable[[Sequence[T]], Awaitable[Sequence[R]]],
+        run: Callable[[Sequence[T]], Awaitable[Sequence[R]]],
         *,
-        size_bytes: Callable[[T], int],
+        size_bytes: Callable[[T], int] | None = None,
+        parallel: int = MOST_STATEMENTS,
         most_rows: int = MOST_ROWS,
         most_bytes: int = MOST_ROW_BYTES,
     ) -> None:
-        self._write = write
+        self._run = run
         self._size_bytes = size_bytes
+        self._parallel = parallel
         self._most_rows = most_rows
         self._most_bytes = most_bytes
-        self._waiting: deque[_Row[T, R]] = deque()
-        self._writing: asyncio.Task[None] | None = None
+        self._waiting: OrderedDict[str, deque[_Row[T, R]]] = OrderedDict()
+        """By group; those whose turn is next are first."""
+        self._under_way: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._starting = False
 
-    async def add(self, row: T) -> R:
-        """What `write` says of `row`.  Raises what it raises."""
+    async def add(self, row: T, group: str) -> R:
+        """What `run` gives for `row`.  Raises what it raises."""
         mine: _Row[T, R] = _Row(row)
-        self._waiting.append(mine)
-        if self._writing is None:  # in a context of its own: it works for others than this caller
-            self._writing = asyncio.get_running_loop().create_task(self._write_all(), context=Context())
-        return await mine.written
+        self._waiting.setdefault(group, deque()).append(mine)
+        if not self._starting and group not in self._under_way and len(self._tasks) < self._parallel:
+            self._starting = True
+            # in a context of its own: it works for others than this caller
+            task = asyncio.get_running_loop().create_task(self._work(), context=Context())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return await mine.outcome
 
-    async def _write_all(self) -> None:
-        batch: list[_Row[T, R]] = []
-        try:
-            await asyncio.sleep(0)  # whoever comes in this turn of the loop comes along
-            while batch := self._next():
-                await self._write_batch(batch)
-        finally:
-            self._writing = None
-            for each in (*batch, *self._waiting):  # some are left only where the loop itself ends
-                if not each.written.done():
-                    each.written.cancel()
+    async def _work(self) -> None:
+        """Run statements as long as there is something for them."""
+        await asyncio.sleep(0)  # whoever comes in this turn of the loop comes along
+        self._starting = False
+        while True:
+            groups, batch = self._next()
+            if not batch:
+                return
+            self._under_way |= groups
+            try:
+                await self._run_one(batch)
+            finally:
+                self._under_way -= groups
+                for each in batch:  # some have no outcome only where the loop itself ends
+                    if not each.outcome.done():
+                        each.outcome.cancel()
 
-    def _next(self) -> list[_Row[T, R]]:
+    def _next(self) -> tuple[set[str], list[_Row[T, R]]]:
+        """What the next statement is about: rows of all groups that have none under way, one of each in turn."""
+        groups: set[str] = set()
         batch: list[_Row[T, R]] = []
         size_bytes = 0
-        while self._waiting and len(batch) < self._most_rows:
-            first = self._waiting[0]
-            if not first.written.done():  # otherwise its caller has given up
-                size_bytes += self._size_bytes(first.row)
+        turn = deque(group for group in self._waiting if group not in self._under_way)
+        while turn and len(batch) < self._most_rows:
+            group = turn.popleft()
+            queue = self._waiting[group]
+            first = queue[0]
+            if not first.outcome.done():  # otherwise its caller has given up
+                size_bytes += self._size_bytes(first.row) if self._size_bytes is not None else 0
                 if batch and size_bytes > self._most_bytes:
                     break
                 batch.append(first)
-            self._waiting.popleft()
-        return batch
+                groups.add(group)
+            queue.popleft()
+            if queue:
+                self._waiting.move_to_end(group)
+                turn.append(group)
+            else:
+                del self._waiting[group]
+        return groups, batch
 
-    async def _write_batch(self, batch: Sequence[_Row[T, R]]) -> None:
+    async def _run_one(self, batch: Sequence[_Row[T, R]]) -> None:
         try:
-            outcomes = await self._write([each.row for each in batch])
+            outcomes = await self._run([each.row for each in batch])
         except (Unavailable, DeadlineExceeded) as error:  # it may have been carried out all the same
             _fail(batch, error)
         except AerodromeError as error:
@@ -177,16 +208,16 @@ class WrittenTogether(Generic[T, R]):
                 _fail(batch, error)
                 return
             for each in batch:
-                await self._write_batch([each])
+                await self._run_one([each])
         except Exception as error:  # noqa: BLE001  (those who wait hear of it)
             _fail(batch, error)
         else:
             for each, outcome in zip(batch, outcomes, strict=True):
-                if not each.written.done():
-                    each.written.set_result(outcome)
+                if not each.outcome.done():
+                    each.outcome.set_result(outcome)
 
 
 def _fail(batch: Sequence[_Row[T, R]], error: Exception) -> None:
     for each in batch:
-        if not each.written.done():
-            each.written.set_exception(error)
+        if not each.outcome.done():
+            each.outcome.set_exception(error)
