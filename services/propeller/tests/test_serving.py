@@ -119,6 +119,20 @@ class Process:
         except aiohttp.ClientConnectionError:
             return 0, ""
 
+    async def metrics(self) -> dict[str, float]:
+        """What is scraped of it: values by name and labels."""
+        lines = (await self.ask("/metrics"))[1].splitlines()
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[:1] != "#")}
+
+    async def shows(self, name: str, value: float) -> dict[str, float]:
+        """What is scraped of it once it shows this value."""
+        async with asyncio.timeout(30):
+            while True:
+                found = await self.metrics()
+                if found[name] == value:
+                    return found
+                await asyncio.sleep(0.05)
+
     async def until(self, path: str, status: int) -> None:
         """Until it says so; fails with its own words if it has ended instead."""
         async with asyncio.timeout(60):
@@ -186,6 +200,53 @@ async def test_it_says_how_it_is_and_drains_when_told(control_plane: ControlPlan
     # What its container was given is the task with the queue that the control plane has chosen.
     template = tasks_pb2.TaskTemplate.FromString((tmp_path / "template").read_bytes())
     assert [(entry.key, entry.value) for entry in template.container.config] == [("child_queue", "q7")]
+
+
+async def test_what_it_does_is_counted_and_timed(control_plane: ControlPlane, tmp_path: Path) -> None:
+    started, may_end = tmp_path / "started", tmp_path / "may end"
+    script = f"touch '{started}'; until [ -e '{may_end}' ]; do sleep 0.05; done"
+    for name, command in (("good", script), ("bad", "exit 3")):
+        await control_plane.register(
+            name, {"type": "raw-container", "container": {"image": "any", "command": ["sh", "-c", command]}}
+        )
+    scope = "flyte:propeller:all"
+    async with propeller(control_plane, tmp_path) as its:
+        await its.until("/readyz", 200)
+        idle = await its.metrics()
+        assert idle[f"{scope}:free_workers_count"] == 10_000
+        assert idle[f"{scope}:node:success_duration_unlabeled_ms_count"] == 0
+        running = asyncio.create_task(control_plane.run("good", "good1"))
+        async with asyncio.timeout(30):
+            while not started.exists():  # noqa: ASYNC110 - another process makes it
+                await asyncio.sleep(0.05)
+        during = await its.shows(f"{scope}:execstats:active_task_executions", 1)
+        assert during[f"{scope}:free_workers_count"] == 9_999
+        assert during[f'{scope}:collector:flyteworkflow{{project="{PROJECT}",domain="{DOMAIN}"}}'] == 1
+        for what in ("workflow", "node", "task"):
+            assert during[f"{scope}:execstats:active_{what}_executions"] == 1, what
+        assert during[f"{scope}:k8s_resources"] == 1
+        may_end.touch()
+        assert await running == WorkflowExecution.SUCCEEDED
+        assert await control_plane.run("bad", "bad1") == WorkflowExecution.FAILED
+        after = await its.shows(f"{scope}:execstats:active_workflow_executions", 0)
+    good = f'{{project="{PROJECT}",domain="{DOMAIN}",wf="good"}}'
+    bad = good.replace("good", "bad")
+    once = (
+        "workflow:acceptance_latency_ms", "workflow:completion_latency_ms", "node:transition_latency_ms",
+        "node:queueing_latency_ms", "node:task:plugin_queue_latency_ms", "node:task:plugin_exec_latency_ms",
+    )  # fmt: skip
+    for name in (*once, "workflow:success_duration_ms"):
+        assert after[f"{scope}:{name}_count{good}"] >= 1, name
+    for name in (*once[:4], "workflow:failure_duration_ms", "node:perma_user_error_duration_ms"):
+        assert after[f"{scope}:{name}_count{bad}"] >= 1, name
+    assert after[f"{scope}:node:task:plugin_exec_latency_ms_count{good}"] == 1
+    assert after[f"{scope}:workflow:accepted"] == after[f"{scope}:wf_enqueue"] == 2
+    assert after[f"{scope}:round:round_total"] >= 2
+    assert after[f"{scope}:workflow:event_recording:success_duration_unlabeled_ms_count"] >= 4
+    for phase in ("SUCCEEDED", "FAILED"):
+        assert after[f'{scope}:node:task:attempts{{tasktype="raw-container",phase="{phase}"}}'] == 1
+    for what in ("workflow", "node", "task"):
+        assert after[f"{scope}:execstats:active_{what}_executions"] == 0, what
 
 
 async def test_a_port_that_is_taken_is_named(control_plane: ControlPlane, tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ from aerodrome.propeller.engine.state import (
 )
 from aerodrome.propeller.layout import OUTPUTS, Layout
 from aerodrome.propeller.literals import Literals
+from aerodrome.propeller.measuring import ExecutionMeasures, Measures
 from aerodrome.propeller.nodes.admin_client import AdminClient
 from aerodrome.propeller.nodes.bindings import Unresolvable
 from aerodrome.propeller.nodes.children import ChildWatch
@@ -87,6 +88,7 @@ class Surroundings:
     admin: AdminClient
     children: ChildWatch
     expander: Expander
+    measures: Measures
     item_nodes: bool = False
     """Every item of a map is shown as a node of its own."""
 
@@ -148,6 +150,12 @@ class Execution:
         self._broken: Exception | None = None
         """Why a command was not carried out, which therefore nobody will hear of again."""
         self._signals = Signals()
+        self._measures: ExecutionMeasures | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many observations the engine has yet to be told."""
+        return len(self._inbox)
 
     def post(self, observation: Observation) -> None:
         """Hand an observation to the engine; it is applied in order."""
@@ -194,6 +202,8 @@ class Execution:
                 task.cancel()
             if self.run_view is not None:
                 self.run_view.end()
+            if self._measures is not None:
+                self._measures.end()
 
     async def _drive(self) -> None:
         assignment = self._assignment
@@ -202,6 +212,7 @@ class Execution:
         try:
             engine = await self._load(assignment)
         except (AerodromeError, DecodeError, BadSpecification, Unresolvable) as error:
+            self._around.measures.system_errors.add()
             log.exception("execution cannot be loaded", execution=self.name)
             await self._fail_whole(assignment, str(error))
             return
@@ -236,6 +247,8 @@ class Execution:
 
     def _keep(self, step: Step) -> None:
         assert self._transcript is not None
+        assert self._measures is not None
+        self._measures.keep(step)
         self._transcript.keep(step.transitions)
 
     async def _load(self, assignment: journal_pb2.Assignment) -> Engine:
@@ -293,6 +306,14 @@ class Execution:
             self.run_view.earlier = await self._recall(assignment.recovered_execution)
         expansions = await self._expansions(self.run_view, saved)
         engine.restore(saved, time.time(), expansions=expansions, abort_cause=assignment.abort_cause or None)
+        self._measures = around.measures.execution(
+            assignment.project,
+            assignment.domain,
+            self.run_view.workflow_id.name,
+            assignment.created_at.seconds + assignment.created_at.nanos / 1e9,
+        )
+        if self.untidy:
+            self._measures.restored(engine)
         return engine
 
     async def _recall(self, recovered: bytes) -> Earlier | None:
@@ -428,8 +449,12 @@ class Execution:
             first_sequence=self._sequence + 1,
             transitions=written,
         )
+        sent = time.perf_counter()
         result = await self._around.source.append(self.session, append)
-        if result.status != journal_pb2.APPEND_STATUS_APPLIED:
+        applied = result.status == journal_pb2.APPEND_STATUS_APPLIED
+        if self._measures is not None:
+            self._measures.recorded(time.perf_counter() - sent, applied=applied)
+        if not applied:
             log.warning("append refused", execution=self.name, epoch=self.epoch, reason=result.reason)
             raise LeaseLost
         self._sequence = result.last_sequence
@@ -463,11 +488,14 @@ class Execution:
             asyncio.ensure_future(self.session.lost.wait()),
             asyncio.ensure_future(self._over.wait()),
         ]
+        assert self._measures is not None
+        self._measures.round_ended()
         try:
             await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
+        self._measures.round_began()
         if self.session.lost.is_set() or self._over.is_set():
             raise LeaseLost
         if self._broken is not None:

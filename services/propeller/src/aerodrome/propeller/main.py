@@ -23,6 +23,7 @@ from aerodrome.propeller.engine.graph import NodeKind
 from aerodrome.propeller.execution import ClosureCache, Execution, Surroundings
 from aerodrome.propeller.leftovers import Key, Leftovers
 from aerodrome.propeller.literals import Literals
+from aerodrome.propeller.measuring import Measures
 from aerodrome.propeller.nodes.admin_client import AdminClient
 from aerodrome.propeller.nodes.arrays import ArrayHandler
 from aerodrome.propeller.nodes.cached import NodeCache
@@ -45,7 +46,7 @@ from aerodrome.stdlib.errors import InvalidArgument
 from aerodrome.stdlib.rpc.client import Tls, network_channel
 from aerodrome.stdlib.service import Operations, check_exposure, serve_until_told
 from aerodrome.stdlib.storage import Storage, open_storage
-from aerodrome.stdlib.telemetry import Telemetry
+from aerodrome.stdlib.telemetry import Metrics, Telemetry
 
 log = logger.get_logger(__name__)
 
@@ -67,9 +68,11 @@ class Propeller:
         holder: str | None = None,
         log_uri: LogUri | None = None,
         catalog: grpc.aio.Channel | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         """`catalog` leads to the data catalog; without it nothing is cached."""
         section = config.propeller
+        self._measures = Measures(metrics or Metrics(), prefix=section.metrics_prefix)
         self._clock = clock
         self._runtime = runtime
         self._hub = PodHub(runtime)
@@ -137,9 +140,21 @@ class Propeller:
             admin=admin,
             children=self._children,
             expander=self._expander,
+            measures=self._measures,
             item_nodes=section.array_node_config.event_version == 1,
             closures=ClosureCache(literals, default_max_attempts=section.node_config.default_max_attempts),
         )
+        self._measures.watch_depths(
+            {
+                "free_workers_count": lambda: section.capacity - self.driving,
+                "main_depth": self._observations,
+                "sub_depth": lambda: self.source.waiting,
+                "k8s_resources": lambda: self._hub.followed,
+            }
+        )
+
+    def _observations(self) -> float:
+        return sum(execution.waiting for execution in self._executions.values())
 
     @property
     def ready(self) -> bool:
@@ -168,7 +183,9 @@ class Propeller:
     def _assigned(self, assignment: journal_pb2.Assignment, session: Session) -> None:
         known = self._executions.get(assignment.execution_id)
         if known is not None and (known.epoch >= assignment.epoch and known.session is session):
+            self._measures.redundant.add()
             return
+        self._measures.enqueued.add()
         assert self._group is not None
         execution = Execution(assignment, session, self._around, self._dropped)
         self._executions[assignment.execution_id] = execution
@@ -194,6 +211,7 @@ class Propeller:
             if await execution.run() and execution.untidy:
                 await self._leftovers.clear(execution.key)
         except Exception:  # one execution's trouble stays its own
+            self._measures.panics.add()
             log.exception("driving an execution failed", execution=execution.name)
             await self._pass_on(execution)
         finally:
@@ -212,6 +230,7 @@ class Propeller:
 
     async def _dropped(self, execution: Execution) -> None:
         """Nobody here may follow the execution's pods any more; whoever holds it now finds them by name."""
+        self._measures.stale.add()
         self._leftovers.hint()
         if self._executions.get(execution.execution_id) is execution:
             await self._forget_pods(execution)
@@ -266,7 +285,15 @@ async def serve(files: Sequence[Path], overrides: Mapping[str, Any] | None = Non
         environment = {"FLYTE_PLATFORM_URL": config.admin.endpoint}
         environment["FLYTE_PLATFORM_INSECURE"] = "true" if config.admin.insecure else "false"
         runtime = local_runtime(config, section.runtime.directory, environment, clock)
-        propeller = Propeller(config, channel=channel, storage=storage, runtime=runtime, clock=clock, catalog=catalog)
+        propeller = Propeller(
+            config,
+            channel=channel,
+            storage=storage,
+            runtime=runtime,
+            clock=clock,
+            catalog=catalog,
+            metrics=telemetry.metrics,
+        )
         at = Operations(telemetry, config, section.host, section.prof_port, "propeller.prof-port")
         await serve_until_told(
             None, "propeller", propeller.run, at, grace=section.runtime.grace, ready=lambda: propeller.ready

@@ -24,6 +24,11 @@ class PodHub:
         """Call `listener` with the pod at each change of its status, in place of an earlier listener."""
         self._listeners[namespace, name] = listener
 
+    @property
+    def followed(self) -> int:
+        """How many pods somebody waits for."""
+        return len(self._listeners)
+
     def forget(self, namespace: str, name: str) -> None:
         """Nobody waits for this pod any more."""
         self._listeners.pop((namespace, name), None)

@@ -125,6 +125,11 @@ class LeaseSource:
         self._wake.set()
         return await answer
 
+    @property
+    def waiting(self) -> int:
+        """How many appends have yet to be sent."""
+        return len(self._outgoing)
+
     async def release(self, session: Session, execution_id: int, epoch: int) -> None:
         """Give one lease back."""
         key = journal_pb2.LeaseKey(execution_id=execution_id, epoch=epoch)

@@ -151,6 +151,7 @@ class Platform:
                     holder=f"sandbox:{config.data_dir}",
                     log_uri=self._log_uri,
                     catalog=channel if config.caching else None,
+                    metrics=telemetry.metrics,
                 )
                 async with asyncio.TaskGroup() as group:
                     admin_task = group.create_task(admin.run(), name="admin")
