@@ -1,5 +1,5 @@
 -- Lists that stay fast: names as numbers, so that the executions of a workflow, launch plan or task under any of its
--- versions are one range of an index; and an index in the order of each list for every filter that stock clients send.
+-- versions are one range of an index.  What was there before gets its numbers in the next migration.
 
 -- One row for each name, whatever the number of its versions.
 CREATE TABLE registered_names (
@@ -27,10 +27,6 @@ $$;
 CREATE TRIGGER tasks_name AFTER INSERT ON tasks FOR EACH ROW EXECUTE FUNCTION remember_name(1);
 CREATE TRIGGER workflows_name AFTER INSERT ON workflows FOR EACH ROW EXECUTE FUNCTION remember_name(2);
 CREATE TRIGGER launch_plans_name AFTER INSERT ON launch_plans FOR EACH ROW EXECUTE FUNCTION remember_name(3);
-INSERT INTO registered_names (resource_type, project, domain, name)
-SELECT DISTINCT 1, project, domain, name FROM tasks
-UNION ALL SELECT DISTINCT 2, project, domain, name FROM workflows
-UNION ALL SELECT DISTINCT 3, project, domain, name FROM launch_plans;
 
 -- Set by the database, also for what the previous release launches.
 ALTER TABLE executions
@@ -56,30 +52,3 @@ BEGIN
 END
 $$;
 CREATE TRIGGER executions_names BEFORE INSERT ON executions FOR EACH ROW EXECUTE FUNCTION name_what_is_launched();
-UPDATE executions e
-SET workflow_name_id = (
-        SELECT n.id FROM workflows w JOIN registered_names n USING (project, domain, name)
-        WHERE w.id = e.workflow_id AND n.resource_type = 2
-    ),
-    launch_plan_name_id = (
-        SELECT n.id FROM launch_plans l JOIN registered_names n USING (project, domain, name)
-        WHERE l.id = e.launch_plan_id AND n.resource_type = 3
-    ),
-    task_name_id = (
-        SELECT n.id FROM tasks t JOIN registered_names n USING (project, domain, name)
-        WHERE t.id = e.task_id AND n.resource_type = 1
-    );
-
-CREATE INDEX executions_by_launch_plan_name ON executions (launch_plan_name_id, created_at, execution_id)
-    WHERE launch_plan_name_id IS NOT NULL;
-CREATE INDEX executions_by_workflow_name ON executions (workflow_name_id, created_at, execution_id);
-CREATE INDEX executions_by_task_name ON executions (task_name_id, created_at, execution_id)
-    WHERE task_name_id IS NOT NULL;
-CREATE INDEX executions_by_user ON executions (execution_project, execution_domain, "user", created_at, execution_id);
-CREATE INDEX executions_by_mode ON executions (execution_project, execution_domain, mode, created_at, execution_id);
-CREATE INDEX executions_by_duration ON executions (execution_project, execution_domain, duration)
-    WHERE duration IS NOT NULL;
-
-CREATE INDEX tasks_by_update ON tasks (project, domain, updated_at, id);
-CREATE INDEX workflows_by_update ON workflows (project, domain, updated_at, id);
-CREATE INDEX launch_plans_by_update ON launch_plans (project, domain, updated_at, id);
