@@ -50,6 +50,39 @@ _NODE_TIMEOUT = "the node's time for all attempts is up"
 _AUTO_ABORT = "automatically aborted, because another node failed"
 _DEFAULT_LIMITS = Limits()
 _FINISHED_TASK = frozenset({TaskPhase.SUCCEEDED, TaskPhase.FAILED, TaskPhase.ABORTED, TaskPhase.RETRYABLE_FAILED})
+# Looking a member up in its enum costs more than anything that is done with it here.
+_NODE_ABORTED = NodePhase.ABORTED
+_NODE_DYNAMIC_RUNNING = NodePhase.DYNAMIC_RUNNING
+_NODE_FAILED = NodePhase.FAILED
+_NODE_NOT_STARTED = NodePhase.NOT_STARTED
+_NODE_QUEUED = NodePhase.QUEUED
+_NODE_RECOVERED = NodePhase.RECOVERED
+_NODE_RUNNING = NodePhase.RUNNING
+_NODE_SKIPPED = NodePhase.SKIPPED
+_NODE_SUCCEEDED = NodePhase.SUCCEEDED
+_NODE_TIMED_OUT = NodePhase.TIMED_OUT
+_NODE_TIMING_OUT = NodePhase.TIMING_OUT
+_TASK_ABORTED = TaskPhase.ABORTED
+_TASK_FAILED = TaskPhase.FAILED
+_TASK_QUEUED = TaskPhase.QUEUED
+_TASK_RETRYABLE_FAILED = TaskPhase.RETRYABLE_FAILED
+_TASK_RUNNING = TaskPhase.RUNNING
+_TASK_SUCCEEDED = TaskPhase.SUCCEEDED
+_SCOPE_DONE = ScopeStatus.DONE
+_SCOPE_DRAINING = ScopeStatus.DRAINING
+_SCOPE_HANDLING = ScopeStatus.HANDLING
+_SCOPE_RUNNING = ScopeStatus.RUNNING
+_AFTER_ABORTED = After.ABORTED
+_AFTER_FAIL = After.FAIL
+_AFTER_NOTHING = After.NOTHING
+_AFTER_RETRY_OR_FAIL = After.RETRY_OR_FAIL
+_AFTER_TIMED_OUT = After.TIMED_OUT
+_KIND_ARRAY = NodeKind.ARRAY
+_KIND_BRANCH = NodeKind.BRANCH
+_KIND_END = NodeKind.END
+_KIND_LAUNCH_PLAN = NodeKind.LAUNCH_PLAN
+_KIND_START = NodeKind.START
+_KIND_TASK = NodeKind.TASK
 
 
 class Engine:
@@ -85,38 +118,38 @@ class Engine:
     def take(self) -> Step:
         """Everything that follows from the observations since the last call."""
         step, self._step = self._step, Step()
-        if any(isinstance(command, Abort) for command in step.permitted):
+        if step.permitted and any(isinstance(command, Abort) for command in step.permitted):
             step.permitted = [c for c in step.permitted if not (isinstance(c, Start | StartItem) and c.node.abort_sent)]
         return step
 
     def next_deadline(self) -> float | None:
         """When `tick` has something to do, in seconds since 1970."""
-        deadlines = []
+        first: float | None = None
         while self._sleeps:
             at, _, node, attempt = self._sleeps[0]
             if _goes_on(node, attempt):
-                deadlines.append(at)
+                first = at
                 break
             heapq.heappop(self._sleeps)
         while self._timers:
             at, _, node, attempt, active = self._timers[0]
             if node.phase in LIVE and not node.abort_sent and (active or node.attempts == attempt):
-                deadlines.append(at)
+                first = at if first is None or at < first else first
                 break
             heapq.heappop(self._timers)
         while self._pauses:
             at, _, node, index, attempt = self._pauses[0]
             if self._paused(node, index, attempt):
-                deadlines.append(at)
+                first = at if first is None or at < first else first
                 break
             heapq.heappop(self._pauses)
         while self._item_timers:
             at, _, node, index, attempt = self._item_timers[0]
             if self._item(node, index, attempt) is not None:
-                deadlines.append(at)
+                first = at if first is None or at < first else first
                 break
             heapq.heappop(self._item_timers)
-        return min(deadlines, default=None)
+        return first
 
     # Beginning and going on
 
@@ -158,7 +191,7 @@ class Engine:
         self._load(self.root, saved, expansions, scopes)
         for scope in reversed(scopes):
             self._go_on(scope, now)
-        if abort_cause is not None and self.root.status in (ScopeStatus.RUNNING, ScopeStatus.HANDLING):
+        if abort_cause is not None and self.root.status in (_SCOPE_RUNNING, _SCOPE_HANDLING):
             self._drain(self.root, abort_cause)
             if self.root.draining == 0:
                 self._drained(self.root, now)
@@ -190,29 +223,27 @@ class Engine:
                         raise BadSpecification(f"the workflow that {node.unique_id} made is not known any more")
                     node.inner = Scope(dynamic if dynamic is not None else self._inner_graph(node), node)
                     stack.append(node.inner)
-            if scope.owner is not None and (
-                scope.owner.scope.status is ScopeStatus.DRAINING or _was_being_ended(scope)
-            ):
+            if scope.owner is not None and (scope.owner.scope.status is _SCOPE_DRAINING or _was_being_ended(scope)):
                 # What ends its owner comes again, be it a deadline or a failure; nothing begins in it until then.
-                scope.status = ScopeStatus.DRAINING
+                scope.status = _SCOPE_DRAINING
 
     def _go_on(self, scope: Scope, now: float) -> None:
         """Derive what a loaded scope stands at; everything inside it has been looked at before."""
         owner = scope.owner
-        branch = owner is not None and owner.spec.kind is NodeKind.BRANCH
+        branch = owner is not None and owner.spec.kind is _KIND_BRANCH
         for node in scope.nodes:
             if branch and node.number != owner.choice:  # type: ignore[union-attr]
-                node.phase = NodePhase.SKIPPED
-            elif node.spec.kind is NodeKind.START and node.phase is NodePhase.NOT_STARTED:
+                node.phase = _NODE_SKIPPED
+            elif node.spec.kind is _KIND_START and node.phase is _NODE_NOT_STARTED:
                 # Its scope was opened, so it is done; only that of the whole is told of, and has to be told again.
-                node.phase = NodePhase.SUCCEEDED
+                node.phase = _NODE_SUCCEEDED
                 if owner is None:
-                    self._step.transitions.append(NodeTransition(node, NodePhase.SUCCEEDED, now))
+                    self._step.transitions.append(NodeTransition(node, _NODE_SUCCEEDED, now))
             if node.phase in TERMINAL and node.inner is not None:
                 pass  # it has failed just now, with what is inside it: that is worked off with the rest
             elif node.phase in TERMINAL:
                 scope.open -= 1
-                if node.phase in (NodePhase.FAILED, NodePhase.TIMED_OUT):
+                if node.phase in (_NODE_FAILED, _NODE_TIMED_OUT):
                     scope.failed = scope.failed or node
                 for number in scope.graph.downstream[node.number]:
                     successor = scope.nodes[number]
@@ -222,47 +253,47 @@ class Engine:
                 self._resume(node, now)
         ending = owner is None and self.abort_cause is not None
         if scope.handler is not None:
-            scope.status = ScopeStatus.HANDLING
+            scope.status = _SCOPE_HANDLING
             if scope.failure is None:
                 scope.failure = _cause(scope)
             if scope.handler.phase in TERMINAL:
                 self._settled.append(scope.handler)
             else:
                 self._resume(scope.handler, now)
-        elif ending or scope.status is ScopeStatus.DRAINING:
+        elif ending or scope.status is _SCOPE_DRAINING:
             return
         elif scope.failed is not None and (scope.open == 0 or not scope.graph.finish_before_failing):
             self._fail_scope(scope, now)
         elif scope.open == 0:
             self._scope_done(scope, now)
         else:
-            if branch and scope.nodes[owner.choice].phase is NodePhase.NOT_STARTED:  # type: ignore[union-attr]
+            if branch and scope.nodes[owner.choice].phase is _NODE_NOT_STARTED:  # type: ignore[union-attr]
                 self._await(scope, scope.nodes[owner.choice])  # type: ignore[union-attr]
-            self._ready.extend(n for n in scope.nodes if n.phase is NodePhase.NOT_STARTED and n.pending == 0)
+            self._ready.extend(n for n in scope.nodes if n.phase is _NODE_NOT_STARTED and n.pending == 0)
 
     def _resume(self, node: NodeState, now: float) -> None:
         """A node that was live: find its attempt again, or start it if the permit came and the start did not."""
         if node.spec.counted and not node.expansion:
             self._take_slot(node)
         self._arm(node)
-        if node.phase is NodePhase.TIMING_OUT:
-            self._abort_node(node, After.TIMED_OUT, _NODE_TIMEOUT)
+        if node.phase is _NODE_TIMING_OUT:
+            self._abort_node(node, _AFTER_TIMED_OUT, _NODE_TIMEOUT)
             return
-        if node.phase is NodePhase.QUEUED and node.spec.kind is NodeKind.ARRAY:
+        if node.phase is _NODE_QUEUED and node.spec.kind is _KIND_ARRAY:
             node.items = None
             node.preparing = True
             self._step.free.append(Prepare(node))
             return
-        if node.phase is NodePhase.QUEUED:
-            self._move(node, NodePhase.RUNNING, now)
+        if node.phase is _NODE_QUEUED:
+            self._move(node, _NODE_RUNNING, now)
         if node.items is not None:
             while node.items.promised:
                 index = node.items.promised.pop()
-                self._step.transitions.append(ItemTransition(node, index, TaskPhase.QUEUED, now))
+                self._step.transitions.append(ItemTransition(node, index, _TASK_QUEUED, now))
             for index in node.items.live():
                 self._start_item(node, index, now)
             self._next_items(node, now)
-        elif node.inner is None and node.spec.kind is NodeKind.TASK and node.attempt_at > now:
+        elif node.inner is None and node.spec.kind is _KIND_TASK and node.attempt_at > now:
             self._pause(node.attempt_at, node, -1, node.attempts)
         elif node.inner is None:
             self._step.permitted.append(Start(node, node.attempts))
@@ -292,8 +323,8 @@ class Engine:
         node.queued_at = now
         node.attempt_at = now
         node.choice = choice
-        self._move(node, NodePhase.QUEUED, now, detail=detail)
-        if kind is NodeKind.END:
+        self._move(node, _NODE_QUEUED, now, detail=detail)
+        if kind is _KIND_END:
             self._succeed(node, now)
         elif kind in NESTING:
             self._nest(node, now)
@@ -301,24 +332,24 @@ class Engine:
             node.items = Items(plan)
             for index in done:
                 node.items.take_over(index)
-                self._step.transitions.append(ItemTransition(node, index, TaskPhase.SUCCEEDED, now, RECOVERED_ITEM))
-            self._move(node, NodePhase.RUNNING, now)  # from here on nobody asks again which items are done
+                self._step.transitions.append(ItemTransition(node, index, _TASK_SUCCEEDED, now, RECOVERED_ITEM))
+            self._move(node, _NODE_RUNNING, now)  # from here on nobody asks again which items are done
             self._arm(node)
             if _reports_attempts(node):
-                node.task_phase = TaskPhase.RUNNING
-                self._step.transitions.append(TaskTransition(node, TaskPhase.QUEUED, 0, now, plan.described()))
-                self._step.transitions.append(TaskTransition(node, TaskPhase.RUNNING, 0, now))
+                node.task_phase = _TASK_RUNNING
+                self._step.transitions.append(TaskTransition(node, _TASK_QUEUED, 0, now, plan.described()))
+                self._step.transitions.append(TaskTransition(node, _TASK_RUNNING, 0, now))
             self._next_items(node, now)
         else:
-            if kind is NodeKind.TASK and ran_elsewhere:
-                node.task_phase = TaskPhase.SUCCEEDED
-            elif kind is NodeKind.TASK:
-                node.task_phase = TaskPhase.QUEUED
-                self._step.transitions.append(TaskTransition(node, TaskPhase.QUEUED, 0, now))
-            if kind is NodeKind.LAUNCH_PLAN:
-                node.phase = NodePhase.RUNNING  # which is told with what was launched, once it is there
+            if kind is _KIND_TASK and ran_elsewhere:
+                node.task_phase = _TASK_SUCCEEDED
+            elif kind is _KIND_TASK:
+                node.task_phase = _TASK_QUEUED
+                self._step.transitions.append(TaskTransition(node, _TASK_QUEUED, 0, now))
+            if kind is _KIND_LAUNCH_PLAN:
+                node.phase = _NODE_RUNNING  # which is told with what was launched, once it is there
             else:
-                self._move(node, NodePhase.RUNNING, now)
+                self._move(node, _NODE_RUNNING, now)
             self._arm(node)
             self._step.permitted.append(Start(node, node.attempts))
         self._settle(now)
@@ -328,7 +359,7 @@ class Engine:
         if not node.preparing:
             return
         node.preparing = False
-        self._succeed(node, now, NodePhase.RECOVERED if recovered else NodePhase.SUCCEEDED, detail=detail)
+        self._succeed(node, now, _NODE_RECOVERED if recovered else _NODE_SUCCEEDED, detail=detail)
         self._settle(now)
 
     def prepare_failed(self, node: NodeState, failure: Failure, now: float) -> None:
@@ -343,7 +374,7 @@ class Engine:
         self, node: NodeState, attempt: int, phase: TaskPhase, version: int, now: float, info: Any = None
     ) -> None:
         """The plugin reports a phase of a running attempt that does not end it."""
-        if node.phase is not NodePhase.RUNNING or node.attempts != attempt or node.after is not After.NOTHING:
+        if node.phase is not _NODE_RUNNING or node.attempts != attempt or node.after is not _AFTER_NOTHING:
             return
         if phase is node.task_phase and version <= node.task_version:
             return
@@ -353,10 +384,10 @@ class Engine:
 
     def succeeded(self, node: NodeState, attempt: int, now: float, info: Any = None, detail: Any = None) -> None:
         """The attempt is done and its outputs are in place."""
-        if node.phase is not NodePhase.RUNNING or node.attempts != attempt or node.after is not After.NOTHING:
+        if node.phase is not _NODE_RUNNING or node.attempts != attempt or node.after is not _AFTER_NOTHING:
             return
-        if node.spec.kind is NodeKind.TASK:
-            self._end_task(node, TaskPhase.SUCCEEDED, now, info)
+        if node.spec.kind is _KIND_TASK:
+            self._end_task(node, _TASK_SUCCEEDED, now, info)
             self._step.permitted.append(Finalize(node, attempt))
         self._succeed(node, now, detail=detail)
         self._settle(now)
@@ -364,9 +395,9 @@ class Engine:
     def launched(self, node: NodeState, attempt: int, now: float) -> None:
         """The execution exists that a launch-plan node runs."""
         node.begun = True
-        if _goes_on(node, attempt) and node.task_phase is not TaskPhase.RUNNING:
-            node.task_phase = TaskPhase.RUNNING  # it is told once, whoever holds the lease
-            self._step.transitions.append(NodeTransition(node, NodePhase.RUNNING, now))
+        if _goes_on(node, attempt) and node.task_phase is not _TASK_RUNNING:
+            node.task_phase = _TASK_RUNNING  # it is told once, whoever holds the lease
+            self._step.transitions.append(NodeTransition(node, _NODE_RUNNING, now))
 
     def sleep(self, node: NodeState, attempt: int, until: float, now: float) -> None:
         """The attempt succeeds by itself at `until`, in seconds since 1970; its outputs are in place."""
@@ -393,22 +424,22 @@ class Engine:
 
         `expansion` is where the graph is stored: `restore` has to be given it again.
         """
-        if node.phase is not NodePhase.RUNNING or node.attempts != attempt or node.after is not After.NOTHING:
+        if node.phase is not _NODE_RUNNING or node.attempts != attempt or node.after is not _AFTER_NOTHING:
             return
-        self._end_task(node, TaskPhase.SUCCEEDED, now, info)
+        self._end_task(node, _TASK_SUCCEEDED, now, info)
         self._step.permitted.append(Finalize(node, attempt))
         node.expansion = expansion
         self._free_slot(node)  # what it made needs slots itself
-        self._move(node, NodePhase.DYNAMIC_RUNNING, now, detail=detail)
+        self._move(node, _NODE_DYNAMIC_RUNNING, now, detail=detail)
         node.inner = Scope(graph, node)
         self._open(node.inner, now)
         self._settle(now)
 
     def failed(self, node: NodeState, attempt: int, failure: Failure, now: float, info: Any = None) -> None:
         """The attempt failed; whether another follows is the budgets' decision."""
-        if node.phase is not NodePhase.RUNNING or node.attempts != attempt or node.after is not After.NOTHING:
+        if node.phase is not _NODE_RUNNING or node.attempts != attempt or node.after is not _AFTER_NOTHING:
             return
-        self._end_task(node, TaskPhase.FAILED, now, info, failure)
+        self._end_task(node, _TASK_FAILED, now, info, failure)
         self._after_failure(node, failure, now)
         self._settle(now)
 
@@ -427,7 +458,7 @@ class Engine:
         if items is None:
             return
         items.succeed(index)
-        self._step.transitions.append(ItemTransition(node, index, TaskPhase.SUCCEEDED, now, info))
+        self._step.transitions.append(ItemTransition(node, index, _TASK_SUCCEEDED, now, info))
         self._step.permitted.append(FinalizeItem(node, index, attempt))
         self._next_items(node, now)
         self._settle(now)
@@ -440,11 +471,11 @@ class Engine:
         if items is None:
             return
         again = items.fail(index, failure, max_attempts=node.spec.item_attempts, limits=self.limits)
-        phase = TaskPhase.RETRYABLE_FAILED if again else TaskPhase.FAILED
+        phase = _TASK_RETRYABLE_FAILED if again else _TASK_FAILED
         self._step.transitions.append(ItemTransition(node, index, phase, now, info, failure, attempt))
         self._step.permitted.append(FinalizeItem(node, index, attempt))
         if again:
-            self._step.transitions.append(ItemTransition(node, index, TaskPhase.QUEUED, now))
+            self._step.transitions.append(ItemTransition(node, index, _TASK_QUEUED, now))
             pause = pause_after(node.spec.task, attempt, f"{node.unique_id}[{index}]", self.limits)
             if pause:
                 self._pause(now + pause, node, index, attempt + 1)
@@ -463,7 +494,7 @@ class Engine:
     def _item(self, node: NodeState, index: int, attempt: int) -> Items | None:
         """The items of a node, if this attempt of this item may still report."""
         items = node.items
-        if items is None or node.phase is not NodePhase.RUNNING or node.after is not After.NOTHING:
+        if items is None or node.phase is not _NODE_RUNNING or node.after is not _AFTER_NOTHING:
             return None
         return items if items.current(index, attempt) else None
 
@@ -472,11 +503,11 @@ class Engine:
         items = node.items
         assert items is not None
         for index in items.begin():
-            self._step.transitions.append(ItemTransition(node, index, TaskPhase.QUEUED, now))
+            self._step.transitions.append(ItemTransition(node, index, _TASK_QUEUED, now))
             self._start_item(node, index, now)
         if items.hopeless:
             node.failure = items.failure(node.spec.id)
-            self._abort_node(node, After.FAIL, "too many of its items failed")
+            self._abort_node(node, _AFTER_FAIL, "too many of its items failed")
         elif items.done:
             self._step.free.append(Collect(node))
 
@@ -494,7 +525,7 @@ class Engine:
         if not _awaits_outputs(node):
             return
         if node.items is not None:
-            self._end_task(node, TaskPhase.SUCCEEDED, now, None)
+            self._end_task(node, _TASK_SUCCEEDED, now, None)
         self._succeed(node, now, detail=detail)
         self._settle(now)
 
@@ -517,12 +548,12 @@ class Engine:
         """The journal refused the node's start, because the execution is being aborted: it never began."""
         if node.begun or node.attempts or node.inner is not None:
             return
-        if node.phase not in (NodePhase.QUEUED, NodePhase.RUNNING):
+        if node.phase not in (_NODE_QUEUED, _NODE_RUNNING):
             return
         if node.abort_sent:
-            node.task_phase = TaskPhase.ABORTED  # its scope waits for its end already; no attempt was ever told of
+            node.task_phase = _TASK_ABORTED  # its scope waits for its end already; no attempt was ever told of
         else:
-            node.phase = NodePhase.NOT_STARTED
+            node.phase = _NODE_NOT_STARTED
 
     def tick(self, now: float) -> None:
         """Deadlines up to `now` have passed; what has slept long enough is done before anything runs out of time."""
@@ -543,12 +574,12 @@ class Engine:
                 self._step.permitted.append(AbortItem(node, index, attempt, "its time is up"))
         while self._timers and self._timers[0][0] <= now:
             _, _, node, attempt, active = heapq.heappop(self._timers)
-            if node.phase not in LIVE or node.after is not After.NOTHING or (not active and node.attempts != attempt):
+            if node.phase not in LIVE or node.after is not _AFTER_NOTHING or (not active and node.attempts != attempt):
                 continue
             if active:
-                node.phase = NodePhase.TIMING_OUT
-                self._step.transitions.append(NodeTransition(node, NodePhase.TIMED_OUT, now))
-                self._abort_node(node, After.TIMED_OUT, _NODE_TIMEOUT)
+                node.phase = _NODE_TIMING_OUT
+                self._step.transitions.append(NodeTransition(node, _NODE_TIMED_OUT, now))
+                self._abort_node(node, _AFTER_TIMED_OUT, _NODE_TIMEOUT)
             else:
                 seconds = node.spec.timeout or self.limits.default_execution_deadline
                 node.failure = Failure(
@@ -557,7 +588,7 @@ class Engine:
                     ErrorKind.USER,
                     retryable=True,
                 )
-                self._abort_node(node, After.RETRY_OR_FAIL, node.failure.message)
+                self._abort_node(node, _AFTER_RETRY_OR_FAIL, node.failure.message)
         self._settle(now)
 
     def abort(self, cause: str, now: float) -> None:
@@ -578,22 +609,22 @@ class Engine:
 
     def _open(self, scope: Scope, now: float) -> None:
         owner = scope.owner
-        if owner is not None and owner.spec.kind is NodeKind.BRANCH:
+        if owner is not None and owner.spec.kind is _KIND_BRANCH:
             for node in scope.nodes:
                 if node.number != owner.choice:
                     # Arms that are not taken are skipped without a word.
-                    node.phase = NodePhase.SKIPPED
+                    node.phase = _NODE_SKIPPED
                     scope.open -= 1
             self._await(scope, scope.nodes[owner.choice])
             if scope.nodes[owner.choice].pending == 0:
                 self._ready.append(scope.nodes[owner.choice])
             return
         for node in scope.nodes:
-            if node.spec.kind is NodeKind.START:
-                node.phase = NodePhase.SUCCEEDED
+            if node.spec.kind is _KIND_START:
+                node.phase = _NODE_SUCCEEDED
                 node.queued_at = now
                 if owner is None:
-                    self._step.transitions.append(NodeTransition(node, NodePhase.SUCCEEDED, now))
+                    self._step.transitions.append(NodeTransition(node, _NODE_SUCCEEDED, now))
                 self._finish(node, now)
             elif node.pending == 0:
                 self._ready.append(node)
@@ -617,13 +648,13 @@ class Engine:
         except BadSpecification as error:
             self._fail(node, Failure("BadSpecificationError", str(error), ErrorKind.SYSTEM, retryable=False), now)
             return
-        self._move(node, NodePhase.RUNNING, now)
+        self._move(node, _NODE_RUNNING, now)
         self._arm(node)
         node.inner = Scope(graph, node)
         self._open(node.inner, now)
 
     def _inner_graph(self, node: NodeState) -> Graph:
-        if node.spec.kind is NodeKind.BRANCH:
+        if node.spec.kind is _KIND_BRANCH:
             assert node.spec.arms is not None
             return node.spec.arms
         closure = node.scope.graph.closure or self._closure
@@ -634,7 +665,7 @@ class Engine:
         if scope.failed is not None:
             self._fail_scope(scope, now)
             return
-        scope.status = ScopeStatus.DONE
+        scope.status = _SCOPE_DONE
         if scope.owner is not None:
             self._step.free.append(Collect(scope.owner))
             return
@@ -643,7 +674,7 @@ class Engine:
         self._step.transitions.append(WorkflowTransition(WorkflowPhase.SUCCEEDED, now))
 
     def _fail_scope(self, scope: Scope, now: float) -> None:
-        if scope.status is not ScopeStatus.RUNNING:
+        if scope.status is not _SCOPE_RUNNING:
             return
         scope.failure = _cause(scope)
         if scope.owner is None and self.phase is not WorkflowPhase.ABORTING:
@@ -657,18 +688,18 @@ class Engine:
 
     def _drain(self, scope: Scope, reason: str) -> None:
         """End whatever still runs in a scope; `scope.draining` counts what is not over yet."""
-        nodes = (scope.handler,) if scope.status is ScopeStatus.HANDLING else scope.nodes
-        scope.status = ScopeStatus.DRAINING
+        nodes = (scope.handler,) if scope.status is _SCOPE_HANDLING else scope.nodes
+        scope.status = _SCOPE_DRAINING
         scope.draining = 0
         for node in nodes:
             if node is None:
                 continue
             if node.phase in LIVE:
                 scope.draining += 1
-                if node.after is After.NOTHING:
-                    self._abort_node(node, After.ABORTED, reason)
-                elif node.after in (After.RETRY_OR_FAIL, After.FAIL):
-                    node.after = After.ABORTED
+                if node.after is _AFTER_NOTHING:
+                    self._abort_node(node, _AFTER_ABORTED, reason)
+                elif node.after in (_AFTER_RETRY_OR_FAIL, _AFTER_FAIL):
+                    node.after = _AFTER_ABORTED
             elif node.preparing:
                 node.preparing = False
                 self._free_slot(node)
@@ -676,9 +707,9 @@ class Engine:
     def _drained(self, scope: Scope, now: float) -> None:
         """Nothing of a failed or aborted scope runs any more."""
         handler = scope.graph.failure_node
-        ended_from_outside = self.abort_cause is not None or (scope.owner and scope.owner.after is not After.NOTHING)
+        ended_from_outside = self.abort_cause is not None or (scope.owner and scope.owner.after is not _AFTER_NOTHING)
         if handler is not None and scope.handler is None and not ended_from_outside:
-            scope.status = ScopeStatus.HANDLING
+            scope.status = _SCOPE_HANDLING
             scope.handler = self._failure_node(scope)
             if scope.owner is None:
                 self.phase = WorkflowPhase.HANDLING_FAILURE
@@ -691,7 +722,7 @@ class Engine:
         return NodeState(scope.graph.failure_node, scope, len(scope.nodes), 0)
 
     def _close_failed(self, scope: Scope, now: float) -> None:
-        scope.status = ScopeStatus.DONE
+        scope.status = _SCOPE_DONE
         owner = scope.owner
         if owner is None:
             if self.abort_cause is not None:
@@ -701,13 +732,13 @@ class Engine:
                 self.phase = WorkflowPhase.FAILED
                 self.failure = scope.failure
                 self._step.transitions.append(WorkflowTransition(WorkflowPhase.FAILED, now, scope.failure))
-        elif owner.after is not After.NOTHING:
+        elif owner.after is not _AFTER_NOTHING:
             owner.abort_sent = False
             self._nothing_left(owner, now, None)
         else:
             failure = scope.failure or _cause(scope)
-            dynamic = owner.phase is NodePhase.DYNAMIC_RUNNING
-            timed_out = scope.failed is not None and scope.failed.phase is NodePhase.TIMED_OUT
+            dynamic = owner.phase is _NODE_DYNAMIC_RUNNING
+            timed_out = scope.failed is not None and scope.failed.phase is _NODE_TIMED_OUT
             if dynamic and timed_out:
                 self._after_failure(owner, failure, now)
             else:
@@ -725,11 +756,11 @@ class Engine:
                 node = self._waiting.popleft()
             else:
                 return
-            if node.phase is not NodePhase.NOT_STARTED or node.preparing or self._closing(node):
+            if node.phase is not _NODE_NOT_STARTED or node.preparing or self._closing(node):
                 continue
             if node.blocked:
-                node.phase = NodePhase.SKIPPED
-                self._step.transitions.append(NodeTransition(node, NodePhase.SKIPPED, now))
+                node.phase = _NODE_SKIPPED
+                self._step.transitions.append(NodeTransition(node, _NODE_SKIPPED, now))
                 self._finish(node, now)
                 self._propagate(now)
             elif node.spec.counted and self._max_parallelism and self._running >= self._max_parallelism:
@@ -739,7 +770,7 @@ class Engine:
 
     def _closing(self, node: NodeState) -> bool:
         status = node.scope.status
-        return status is not ScopeStatus.RUNNING and not (status is ScopeStatus.HANDLING and node is node.scope.handler)
+        return status is not _SCOPE_RUNNING and not (status is _SCOPE_HANDLING and node is node.scope.handler)
 
     def _prepare(self, node: NodeState) -> None:
         if node.spec.counted:
@@ -761,15 +792,15 @@ class Engine:
         node.phase = phase
         self._step.transitions.append(NodeTransition(node, phase, now, None, detail))
 
-    def _succeed(self, node: NodeState, now: float, phase: NodePhase = NodePhase.SUCCEEDED, detail: Any = None) -> None:
+    def _succeed(self, node: NodeState, now: float, phase: NodePhase = _NODE_SUCCEEDED, detail: Any = None) -> None:
         node.phase = phase
         self._step.transitions.append(NodeTransition(node, phase, now, None, detail))
         self._finish(node, now)
 
     def _fail(self, node: NodeState, failure: Failure, now: float) -> None:
-        node.phase = NodePhase.FAILED
+        node.phase = _NODE_FAILED
         node.failure = failure
-        self._step.transitions.append(NodeTransition(node, NodePhase.FAILED, now, failure))
+        self._step.transitions.append(NodeTransition(node, _NODE_FAILED, now, failure))
         self._finish(node, now)
 
     def _finish(self, node: NodeState, now: float) -> None:
@@ -787,7 +818,7 @@ class Engine:
                 continue
             scope.open -= 1
             phase = node.phase
-            if phase in (NodePhase.FAILED, NodePhase.TIMED_OUT):
+            if phase in (_NODE_FAILED, _NODE_TIMED_OUT):
                 if scope.failed is None or scope.graph.finish_before_failing:
                     scope.failed = node
                 if not scope.graph.finish_before_failing:
@@ -797,9 +828,9 @@ class Engine:
                 for arm in node.waiters:
                     arm.pending -= 1
                     arm.blocked = arm.blocked or phase not in GOOD
-                    if arm.pending == 0 and arm.phase is NodePhase.NOT_STARTED:
+                    if arm.pending == 0 and arm.phase is _NODE_NOT_STARTED:
                         self._ready.append(arm)
-            if scope.status is ScopeStatus.RUNNING:
+            if scope.status is _SCOPE_RUNNING:
                 good = phase in GOOD
                 nodes = scope.nodes
                 for number in scope.graph.downstream[node.number]:
@@ -807,21 +838,21 @@ class Engine:
                     successor.pending -= 1
                     if not good:
                         successor.blocked = True
-                    if successor.pending == 0 and successor.phase is NodePhase.NOT_STARTED:
+                    if successor.pending == 0 and successor.phase is _NODE_NOT_STARTED:
                         self._ready.append(successor)
                 if scope.open == 0:
                     self._scope_done(scope, now)
 
     def _failure_node_done(self, scope: Scope, node: NodeState, now: float) -> None:
-        if node.phase is NodePhase.FAILED and node.failure is not None:
+        if node.phase is _NODE_FAILED and node.failure is not None:
             scope.failure = node.failure
-        elif node.phase is NodePhase.TIMED_OUT:
+        elif node.phase is _NODE_TIMED_OUT:
             scope.failure = Failure(
                 "TimedOut", f"failure node {node.spec.id} timed out", ErrorKind.USER, retryable=False
             )
         if scope.owner is None and self.abort_cause is None:
             self.failure = scope.failure
-        if scope.status is ScopeStatus.HANDLING:
+        if scope.status is _SCOPE_HANDLING:
             self._close_failed(scope, now)
 
     # Attempts
@@ -838,7 +869,7 @@ class Engine:
         if node.spec.kind in NESTING or node.items is not None:
             # Their retries are those of what is inside them.
             if node.items is not None:
-                self._end_task(node, TaskPhase.FAILED, now, None, failure)
+                self._end_task(node, _TASK_FAILED, now, None, failure)
             self._fail(node, failure, now)
             return
         verdict = decide(
@@ -849,7 +880,7 @@ class Engine:
             limits=self.limits,
         )
         if not isinstance(verdict, Retry):
-            if node.spec.kind is NodeKind.TASK:
+            if node.spec.kind is _KIND_TASK:
                 self._step.permitted.append(Finalize(node, node.attempts))
             self._fail(node, verdict.failure, now)
             return
@@ -862,15 +893,15 @@ class Engine:
             self._take_slot(node)  # beyond the limit if it must be: it has begun long ago
         node.items = None
         node.failure = None
-        task = node.spec.kind is NodeKind.TASK
+        task = node.spec.kind is _KIND_TASK
         pause = pause_after(node.spec.task, node.attempts - 1, node.unique_id, self.limits) if task else 0.0
         node.attempt_at = now + pause
-        node.phase = NodePhase.RUNNING
+        node.phase = _NODE_RUNNING
         node.task_version = 0
         if task:
-            node.task_phase = TaskPhase.QUEUED
+            node.task_phase = _TASK_QUEUED
             waits = PhaseInfo(Phase.QUEUED, reason=f"begins {pause:.1f} s after the last failure") if pause else None
-            self._step.transitions.append(TaskTransition(node, TaskPhase.QUEUED, 0, now, waits))
+            self._step.transitions.append(TaskTransition(node, _TASK_QUEUED, 0, now, waits))
         self._step.transitions.append(NodeTransition(node, None, now))
         self._arm(node)
         if pause:
@@ -887,7 +918,7 @@ class Engine:
         """Whether what waited is still wanted."""
         if index >= 0:
             return self._item(node, index, attempt) is not None
-        return node.phase is NodePhase.RUNNING and node.attempts == attempt and node.after is After.NOTHING
+        return node.phase is _NODE_RUNNING and node.attempts == attempt and node.after is _AFTER_NOTHING
 
     def _abort_node(self, node: NodeState, after: After, reason: str) -> None:
         node.after = after
@@ -903,38 +934,38 @@ class Engine:
             self._step.permitted.append(Abort(node, node.attempts, reason))
 
     def _nothing_left(self, node: NodeState, now: float, info: Any) -> None:
-        after, node.after = node.after, After.NOTHING
+        after, node.after = node.after, _AFTER_NOTHING
         if node.inner is not None:
-            node.inner.status = ScopeStatus.DONE
+            node.inner.status = _SCOPE_DONE
         if node.items is not None:
             for index in node.items.abort():
-                self._step.transitions.append(ItemTransition(node, index, TaskPhase.ABORTED, now))
-        if after is After.FAIL:
+                self._step.transitions.append(ItemTransition(node, index, _TASK_ABORTED, now))
+        if after is _AFTER_FAIL:
             assert node.failure is not None
-            self._end_task(node, TaskPhase.FAILED, now, info, node.failure)
+            self._end_task(node, _TASK_FAILED, now, info, node.failure)
             self._fail(node, node.failure, now)
             return
-        if after is After.RETRY_OR_FAIL:
+        if after is _AFTER_RETRY_OR_FAIL:
             failure = node.failure
             assert failure is not None
-            self._end_task(node, TaskPhase.FAILED, now, info, failure)
+            self._end_task(node, _TASK_FAILED, now, info, failure)
             self._after_failure(node, failure, now)
             return
         scope = node.scope
-        if after is After.TIMED_OUT:
+        if after is _AFTER_TIMED_OUT:
             timeout = Failure("TimedOut", _NODE_TIMEOUT, ErrorKind.USER, retryable=False)
-            self._end_task(node, TaskPhase.ABORTED, now, info, timeout)
-            node.phase = NodePhase.TIMED_OUT
+            self._end_task(node, _TASK_ABORTED, now, info, timeout)
+            node.phase = _NODE_TIMED_OUT
             self._step.transitions.append(NodeTransition(node, None, now))
         else:
             reason = node.memo.get("abort_reason", "")
             failure = Failure("NodeAborted", reason, ErrorKind.UNKNOWN, retryable=False)
             self._end_task(
-                node, TaskPhase.ABORTED, now, info, Failure("Task Aborted", reason, ErrorKind.UNKNOWN, retryable=False)
+                node, _TASK_ABORTED, now, info, Failure("Task Aborted", reason, ErrorKind.UNKNOWN, retryable=False)
             )
-            node.phase = NodePhase.ABORTED
-            self._step.transitions.append(NodeTransition(node, NodePhase.ABORTED, now, failure))
-        if scope.status is ScopeStatus.DRAINING and scope.draining > 0:
+            node.phase = _NODE_ABORTED
+            self._step.transitions.append(NodeTransition(node, _NODE_ABORTED, now, failure))
+        if scope.status is _SCOPE_DRAINING and scope.draining > 0:
             self._free_slot(node)
             scope.draining -= 1
             if scope.draining == 0:
@@ -960,32 +991,32 @@ class Engine:
 def _reports_attempts(node: NodeState) -> bool:
     """Whether attempts of the node are shown: those of tasks, and one in the name of all items of a mapped task."""
     kind = node.spec.kind
-    return kind is NodeKind.TASK or (kind is NodeKind.ARRAY and node.spec.task is not None)
+    return kind is _KIND_TASK or (kind is _KIND_ARRAY and node.spec.task is not None)
 
 
 def _goes_on(node: NodeState, attempt: int) -> bool:
     """Whether the attempt may still report its end."""
-    return node.phase is NodePhase.RUNNING and node.attempts == attempt and node.after is After.NOTHING
+    return node.phase is _NODE_RUNNING and node.attempts == attempt and node.after is _AFTER_NOTHING
 
 
 def _was_being_ended(scope: Scope) -> bool:
     """Whether nodes of a restored scope were aborted for a reason that lies outside of it."""
     ended = False
     for node in scope.nodes:
-        if node.phase is NodePhase.ABORTED:
+        if node.phase is _NODE_ABORTED:
             ended = True
-        elif node.phase in (NodePhase.FAILED, NodePhase.TIMED_OUT) and not scope.graph.finish_before_failing:
+        elif node.phase in (_NODE_FAILED, _NODE_TIMED_OUT) and not scope.graph.finish_before_failing:
             return False
     return ended
 
 
 def _awaits_outputs(node: NodeState) -> bool:
     """Whether everything inside the node is done and its outputs may be made its own; not if it was retried since."""
-    if node.phase not in (NodePhase.RUNNING, NodePhase.DYNAMIC_RUNNING) or node.after is not After.NOTHING:
+    if node.phase not in (_NODE_RUNNING, _NODE_DYNAMIC_RUNNING) or node.after is not _AFTER_NOTHING:
         return False
     if node.items is not None:
         return node.items.done
-    return node.inner is not None and node.inner.status is ScopeStatus.DONE
+    return node.inner is not None and node.inner.status is _SCOPE_DONE
 
 
 def _cause(scope: Scope) -> Failure:
@@ -995,7 +1026,7 @@ def _cause(scope: Scope) -> Failure:
         return Failure(
             "UnknownError", f"{scope.graph.id.name} failed without an error", ErrorKind.SYSTEM, retryable=False
         )
-    if failed.phase in (NodePhase.TIMED_OUT, NodePhase.TIMING_OUT):
+    if failed.phase in (_NODE_TIMED_OUT, _NODE_TIMING_OUT):
         return Failure("Timeout", f"node {failed.spec.id} timed out", ErrorKind.USER, retryable=True)
     return failed.failure or Failure(
         "UnknownError", f"{failed.spec.id} failed without an error", ErrorKind.SYSTEM, retryable=False

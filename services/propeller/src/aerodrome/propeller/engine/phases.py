@@ -21,7 +21,10 @@ class WorkflowPhase(IntEnum):
 
     @property
     def terminal(self) -> bool:
-        return self in (WorkflowPhase.SUCCEEDED, WorkflowPhase.FAILED, WorkflowPhase.ABORTED)
+        return self in _TERMINAL_WORKFLOW
+
+
+_TERMINAL_WORKFLOW = frozenset({WorkflowPhase.SUCCEEDED, WorkflowPhase.FAILED, WorkflowPhase.ABORTED})
 
 
 class NodePhase(IntEnum):
