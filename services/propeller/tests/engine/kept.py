@@ -9,6 +9,7 @@ way to restore.  Which phase may follow which, and what an abort refuses, are th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from aerodrome.admin.domain.phases import (
@@ -190,6 +191,8 @@ class Journal:
         self._rows: dict[str, Row] = {}
         self._mine: set[str] = set()
         """Rows that no copy shares."""
+        self._told: dict[str, Told] | None = None
+        """What was said last: it does not change any more once the execution is over."""
 
     @classmethod
     def replayed(cls, entries: Iterable[Entry]) -> Journal:
@@ -388,13 +391,15 @@ class Journal:
 
     def told(self) -> dict[str, Told]:
         """The nodes, as anybody sees them."""
-        return {name: _told(row) for name, row in self._rows.items() if row.phase != NOTHING}
+        if self._told is None or not self.over:
+            self._told = {name: _told(row) for name, row in self._rows.items() if row.phase != NOTHING}
+        return self._told
 
     def saved(self) -> SavedWorkflow:
         """What the next holder of the lease reads."""
         state = state_pb2.WorkflowState(phase=self._own)
         if self._failure is not None:
-            state.error = transcript.error_of(self._failure).SerializeToString()
+            state.error = _written(self._failure)
         assignment = journal_pb2.Assignment()
         if self._own is not Own.READY:
             assignment.workflow_state = state.SerializeToString()
@@ -408,7 +413,7 @@ class Journal:
                         attempts=number, task_phase=noted[0], task_version=noted[1]
                     ).SerializeToString()
             if row.phase == Shown.FAILED and row.failure is not None:
-                snapshot.error = transcript.error_of(row.failure).SerializeToString()
+                snapshot.error = _written(row.failure)
             if row.items and snapshot.phase in WITH_ITEMS:
                 _add_items(snapshot, row.items)
         return transcript.read(assignment)
@@ -426,6 +431,16 @@ _FOLDS: Mapping[type, Callable[[Journal, Entry], Verdict]] = {
     ItemsEntry: Journal._fold_items,  # type: ignore[dict-item]
     WorkflowEntry: Journal._fold_workflow,  # type: ignore[dict-item]
 }
+
+
+@lru_cache(maxsize=1_000)
+def _written(failure: Failure) -> bytes:
+    return transcript.error_of(failure).SerializeToString()
+
+
+@lru_cache(maxsize=1_000)
+def _written_short(failure: Failure) -> bytes:
+    return transcript.item_error(failure).SerializeToString()
 
 
 def _node_entry(one: NodeTransition) -> NodeEntry:
@@ -478,7 +493,7 @@ def _add_items(snapshot: journal_pb2.NodeSnapshot, items: Mapping[int, ItemState
         if item.phase == TaskPhase.FAILED:
             errors += 1
             if errors <= ITEM_ERRORS and item.failure is not None:
-                told.error = transcript.item_error(item.failure).SerializeToString()
+                told.error = _written_short(item.failure)
 
 
 def _told(row: Row) -> Told:

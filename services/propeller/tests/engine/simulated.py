@@ -310,19 +310,18 @@ class Process:
 
     def run(self) -> None:
         """Raises Crash where its fault is; Broken if an invariant does not hold."""
-        engine, world = self.engine, self.world
+        engine, world, punctual = self.engine, self.world, self.world.course.punctual
         waiting: list[Transition] = []
         permitted: list[PermittedCommand] = []
         for _ in range(_MAX_TURNS):
             step = engine.take()
-            self._writer.keep(step.transitions)
-            waiting.extend(step.transitions)
+            if step.transitions:
+                self._writer.keep(step.transitions)
+                waiting.extend(step.transitions)
             permitted.extend(step.permitted)
-            for command in step.permitted:
-                self._note(command)
             for wish in step.free:
                 self._free(wish.node, isinstance(wish, Prepare))
-            if not world.course.punctual and self._agenda and self.rng.random() < 0.4:
+            if not punctual and self._agenda and self.rng.random() < 0.4:
                 self._observe()  # it was faster than the journal
                 continue
             if waiting:
@@ -574,13 +573,6 @@ class Process:
             self.engine.collected(node, world.now)
 
     # Time
-
-    def _note(self, command: PermittedCommand) -> None:
-        """When what a command does began to be wanted, for a world in which that decides when it is done."""
-        if isinstance(command, Start | StartItem | Abort | AbortItem):
-            index = command.index if isinstance(command, StartItem | AbortItem) else -1
-            what = "abort" if isinstance(command, Abort | AbortItem) else "start"
-            self.world.instants.setdefault((what, command.node.unique_id, index, command.attempt), self.world.now)
 
     def _at(self, name: tuple[object, ...], deed: Deed, scale: float = 1.0) -> None:
         """Let something happen after a while that belongs to its name, counted from when it was wanted first."""
