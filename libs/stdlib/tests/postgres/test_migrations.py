@@ -161,7 +161,9 @@ async def building(database: Database, package: str) -> AsyncIterator[asyncio.Ta
         task = asyncio.create_task(migrate(database, package, service="a"))
         try:
             async with asyncio.timeout(20):
-                while not await database.fetchval("SELECT count(*) FROM pg_stat_progress_create_index"):
+                while not await database.fetchval(
+                    "SELECT count(*) FROM pg_stat_progress_create_index WHERE lockers_total > 0"
+                ):
                     if task.done():
                         break
                     await asyncio.sleep(0.01)
