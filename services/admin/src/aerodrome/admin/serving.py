@@ -26,6 +26,7 @@ from aerodrome.stdlib.clock import SystemClock
 from aerodrome.stdlib.config import load
 from aerodrome.stdlib.errors import FailedPrecondition
 from aerodrome.stdlib.postgres.config import open_database
+from aerodrome.stdlib.postgres.metering import QueryMeter
 from aerodrome.stdlib.postgres.migrations import migrate
 from aerodrome.stdlib.pubsub.opening import open_bus
 from aerodrome.stdlib.rpc.client import Tls, network_channel
@@ -63,6 +64,7 @@ async def serve(config_files: Sequence[Path], overrides: Mapping[str, Any]) -> N
         bus = await stack.enter_async_context(open_bus(config.bus, database=database))
         telemetry = Telemetry(config.otel)
         stack.push_async_callback(telemetry.aclose)
+        database.use_meter(QueryMeter(telemetry.metrics, service=SERVICE))
         catalog = None
         if config.catalog_cache.endpoint:
             tls_of_catalog = None if config.catalog_cache.insecure else Tls()

@@ -36,6 +36,7 @@ from aerodrome.stdlib.config import load
 from aerodrome.stdlib.logger import get_logger
 from aerodrome.stdlib.postgres.config import open_database
 from aerodrome.stdlib.postgres.database import Database
+from aerodrome.stdlib.postgres.metering import QueryMeter
 from aerodrome.stdlib.postgres.migrations import migrate
 from aerodrome.stdlib.rpc.client import Tls, network_channel
 from aerodrome.stdlib.rpc.server import RpcServer
@@ -113,6 +114,7 @@ async def serve(config_files: Sequence[Path], overrides: Mapping[str, Any]) -> N
         storage = await stack.enter_async_context(open_storage(config.storage, clock=clock))
         telemetry = Telemetry(config.otel)
         stack.push_async_callback(telemetry.aclose)
+        database.use_meter(QueryMeter(telemetry.metrics, service=SERVICE))
         control_plane = None
         if config.admin.endpoint:
             control_plane = await stack.enter_async_context(

@@ -40,6 +40,7 @@ from aerodrome.stdlib.errors import (
 from aerodrome.stdlib.logger import get_logger
 from aerodrome.stdlib.postgres.config import open_database
 from aerodrome.stdlib.postgres.database import Database
+from aerodrome.stdlib.postgres.metering import QueryMeter
 from aerodrome.stdlib.postgres.migrations import migrate
 from aerodrome.stdlib.pubsub.bus import Bus, Message, Subscription
 from aerodrome.stdlib.pubsub.opening import open_bus
@@ -270,6 +271,7 @@ async def serve(files: Sequence[Path], overrides: Mapping[str, Any]) -> None:
         await migrate(database, MIGRATIONS, service=SERVICE)
         telemetry = Telemetry(config.otel)
         stack.push_async_callback(telemetry.aclose)
+        database.use_meter(QueryMeter(telemetry.metrics, service=SERVICE))
         bus = await stack.enter_async_context(open_bus(config.bus, database=database))
         notifier = Notifier(config, database=database, bus=bus, clock=SystemClock(), telemetry=telemetry)
         server = RpcServer(address=f"{section.server.host}:{section.server.port}", health_names=("", "notifier"))

@@ -31,6 +31,7 @@ from aerodrome.stdlib import http
 from aerodrome.stdlib.clock import SystemClock
 from aerodrome.stdlib.logger import get_logger
 from aerodrome.stdlib.postgres.database import Database
+from aerodrome.stdlib.postgres.metering import QueryMeter
 from aerodrome.stdlib.postgres.migrations import migrate
 from aerodrome.stdlib.pubsub.memory import MemoryBus
 from aerodrome.stdlib.rpc.direct import DirectChannel
@@ -77,6 +78,7 @@ class Platform:
             )
             telemetry = Telemetry(config.admin.otel)
             stack.push_async_callback(telemetry.aclose)
+            database.use_meter(QueryMeter(telemetry.metrics))
 
             # It forgets what nobody has handled when the process ends; the outbox does not.
             bus = MemoryBus()

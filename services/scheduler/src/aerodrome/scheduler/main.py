@@ -34,6 +34,7 @@ from aerodrome.stdlib.errors import AerodromeError
 from aerodrome.stdlib.logger import get_logger
 from aerodrome.stdlib.postgres.config import open_database
 from aerodrome.stdlib.postgres.database import Database
+from aerodrome.stdlib.postgres.metering import QueryMeter
 from aerodrome.stdlib.postgres.migrations import migrate
 from aerodrome.stdlib.postgres.notify import Listener
 from aerodrome.stdlib.pubsub.bus import Bus
@@ -294,6 +295,7 @@ async def serve(files: Sequence[Path], overrides: Mapping[str, Any]) -> None:
         await migrate(database, MIGRATIONS, service=SERVICE)
         telemetry = Telemetry(config.otel)
         stack.push_async_callback(telemetry.aclose)
+        database.use_meter(QueryMeter(telemetry.metrics, service=SERVICE))
         tls = None if config.admin.in_plain_text else Tls()
         channel = await stack.enter_async_context(network_channel(config.admin.endpoint, tls=tls))
         bus = await stack.enter_async_context(open_bus(config.bus, database=database))

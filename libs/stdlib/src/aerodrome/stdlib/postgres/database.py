@@ -29,6 +29,8 @@ from aerodrome.stdlib.postgres import driver
 
 Isolation = Literal["read_committed", "repeatable_read", "serializable"]
 
+UNKNOWN_TABLE = "cannot query with specified table attributes"
+"""What the message begins with for a table that does not exist."""
 _CAST_FAILURES = frozenset({"22000", "22P02", "22007", "22008", "22003", "22021", "22P03", "22P05"})
 """Texts that are no number, date or UTF-8, and numbers that are too large: values that a caller gave (22000: the driver
 found out before sending)."""
@@ -46,16 +48,24 @@ class Record(Protocol):
     def items(self) -> Iterator[tuple[str, Any]]: ...
 
 
+class Meter(Protocol):
+    """Who hears how long statements take (`metering.QueryMeter`)."""
+
+    def ended(self, query: str, seconds: float) -> None: ...
+    def failed(self, error: AerodromeError) -> None: ...
+
+
 class Connection:
     """A connection for as long as its block lasts; the driver's methods with our errors.
 
     A failed statement ends the transaction (PostgreSQL refuses more of it), unless it ran in a `savepoint`.
     """
 
-    __slots__ = ("_raw",)
+    __slots__ = ("_meter", "_raw")
 
-    def __init__(self, raw: Any) -> None:
+    def __init__(self, raw: Any, meter: Meter | None = None) -> None:
         self._raw = raw
+        self._meter = meter
 
     @property
     def raw(self) -> Any:
@@ -64,36 +74,39 @@ class Connection:
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
         """Run a statement (or, without arguments, several); returns the command tag, such as `UPDATE 3`."""
-        with translated():
+        with self._statement(query):
             return str(await self._raw.execute(query, *args, timeout=timeout))
 
     async def executemany(self, query: str, args: Iterable[Sequence[Any]], *, timeout: float | None = None) -> None:
         """Run one statement for each tuple of arguments, in one round trip, all or nothing."""
-        with translated():
+        with self._statement(query):
             await self._raw.executemany(query, args, timeout=timeout)
 
     async def fetch(self, query: str, *args: Any, timeout: float | None = None) -> list[Record]:
         """All rows."""
-        with translated():
+        with self._statement(query):
             return list(await self._raw.fetch(query, *args, timeout=timeout))
 
     async def fetchrow(self, query: str, *args: Any, timeout: float | None = None) -> Record | None:
         """The first row, None if there is none."""
-        with translated():
+        with self._statement(query):
             row: Record | None = await self._raw.fetchrow(query, *args, timeout=timeout)
             return row
 
     async def fetchval(self, query: str, *args: Any, column: int = 0, timeout: float | None = None) -> Any:
         """One column of the first row, None if there is no row."""
-        with translated():
+        with self._statement(query):
             return await self._raw.fetchval(query, *args, column=column, timeout=timeout)
 
     async def fetchmany(
         self, query: str, args: Iterable[Sequence[Any]], *, timeout: float | None = None
     ) -> list[Record]:
         """Run one statement with RETURNING for each tuple of arguments; all rows in order."""
-        with translated():
+        with self._statement(query):
             return list(await self._raw.fetchmany(query, args, timeout=timeout))
+
+    def _statement(self, query: str) -> translated:
+        return translated() if self._meter is None else _metered(self._meter, query)
 
     async def cursor(self, query: str, *args: Any, prefetch: int = 200) -> AsyncIterator[Record]:
         """Rows as they are needed, `prefetch` at a time; only inside a transaction."""
@@ -137,7 +150,12 @@ class Database:
         self._statement_timeout = statement_timeout
         self._application_name = application_name
         self._acquire_timeout = acquire_timeout
+        self._meter: Meter | None = None
         self._pool: Any = None
+
+    def use_meter(self, meter: Meter) -> None:
+        """Tell `meter` of every statement from now on."""
+        self._meter = meter
 
     async def __aenter__(self) -> Database:
         timeout_ms = round(self._statement_timeout.total_seconds() * 1000)
@@ -195,7 +213,7 @@ class Database:
             raw, started = await self._acquire(isolation, readonly)
         try:
             try:
-                yield Connection(raw)
+                yield Connection(raw, self._meter)
             except BaseException as error:
                 if _is_broken(error):
                     raw.terminate()
@@ -215,7 +233,7 @@ class Database:
         with translated():
             raw, _ = await self._acquire(None, False)
         try:
-            yield Connection(raw)
+            yield Connection(raw, self._meter)
         except BaseException as error:
             if _is_broken(error):
                 raw.terminate()
@@ -332,6 +350,27 @@ class translated:
                 raise ours from error
 
 
+class _metered(translated):
+    """The same around one statement, which is timed."""
+
+    __slots__ = ("_meter", "_query", "_started")
+
+    def __init__(self, meter: Meter, query: str) -> None:
+        self._meter = meter
+        self._query = query
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._meter.ended(self._query, time.perf_counter() - self._started)
+        try:
+            super().__exit__(kind, error, trace)
+        except AerodromeError as ours:
+            self._meter.failed(ours)
+            raise
+
+
 def _raise_if_drivers(error: BaseException) -> None:
     """Translate what a block let out of `Connection.raw`; an OSError of the block's own work is not the database's."""
     if isinstance(error, (driver.PostgresError, driver.InterfaceError, driver.InternalClientError)):
@@ -362,7 +401,7 @@ def _translate_state(error: BaseException, state: str) -> AerodromeError:
     if state == "23505":
         return AlreadyExists(f"value with matching already exists ({text})")
     if state == "42P01":
-        return InvalidArgument(f"cannot query with specified table attributes: {text}")
+        return InvalidArgument(f"{UNKNOWN_TABLE}: {text}")
     if state in _CAST_FAILURES:
         return InvalidArgument(f"failed database operation with {text}")
     if state == "57014":

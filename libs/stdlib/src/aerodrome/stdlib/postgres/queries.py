@@ -40,6 +40,14 @@ class Queries:
         return len(self._texts)
 
 
+_NAMED: dict[str, tuple[str, str, str]] = {}
+
+
+def named(text: str) -> tuple[str, str, str] | None:
+    """Package, file and name of a statement that was loaded, by its text; None if it was not."""
+    return _NAMED.get(text)
+
+
 @cache
 def load_queries(package: str, filename: str) -> Queries:
     """The queries of `filename`, a resource of `package` (usually `__package__`).
@@ -47,7 +55,9 @@ def load_queries(package: str, filename: str) -> Queries:
     Raises Internal if a name is no identifier, occurs twice, or has no statement, and if text precedes the first name.
     """
     source = f"{package}/{filename}"
-    return Queries(source, parse(source, resources.files(package).joinpath(filename).read_text(encoding="utf-8")))
+    texts = parse(source, resources.files(package).joinpath(filename).read_text(encoding="utf-8"))
+    _NAMED.update((text, (package, filename, name)) for name, text in texts.items())
+    return Queries(source, texts)
 
 
 def parse(source: str, text: str) -> dict[str, str]:
