@@ -528,6 +528,29 @@ def test_items_may_be_shown_as_nodes_of_their_own() -> None:
     ]  # fmt: skip
 
 
+def test_an_item_as_a_node_tells_of_its_cache_its_deck_and_its_end() -> None:
+    engine, node = array(size=2)
+    layout = Layout(execution="e0", data_dir=DATA, raw_base="s3://b/raw")
+    shown = Transcript(EXECUTION, layout, output_uri="", plugin_names={}, item_nodes=True)
+    engine.take()
+    key = catalog_pb2.CatalogMetadata(artifact_tag=catalog_pb2.CatalogArtifactTag(name="flyte_cached-x"))
+    info = ItemInfo(catalog_pb2.CACHE_HIT, catalog_key=key, deck_uri="/deck.html")
+    engine.item_succeeded(node, 0, 0, AT, info)
+    engine.abort("enough", AT)
+    engine.aborted(node, 0, AT)
+    written = shown.write(shown.coalesced(engine.take().transitions))
+    nodes = [event_pb2.NodeExecutionEvent.FromString(one.node.event) for one in written if one.HasField("node")]
+    told = {event.id.node_id: event for event in nodes}
+    done = told["m-0-n0"]
+    assert (done.deck_uri, done.output_uri) == ("/deck.html", f"{DATA}/m/data/0/0/0/outputs.pb")
+    assert (done.task_node_metadata.cache_status, done.task_node_metadata.catalog_key) == (catalog_pb2.CACHE_HIT, key)
+    ended = told["m-0-n1"]
+    assert (ended.phase, ended.error.code, ended.error.message) == (N.ABORTED, "NodeAborted", "enough")
+    attempts = [event_pb2.TaskExecutionEvent.FromString(one.task.event) for one in written if one.HasField("task")]
+    (attempt,) = [each for each in attempts if each.parent_node_execution_id.node_id == "m-0-n1"]
+    assert (attempt.phase, attempt.error.code) == (T.ABORTED, "Task Aborted")
+
+
 # Reading back
 
 

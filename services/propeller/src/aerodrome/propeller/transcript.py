@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from flyteidl.core import execution_pb2, identifier_pb2
+from flyteidl.core import catalog_pb2, execution_pb2, identifier_pb2
 from flyteidl.event import event_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -79,6 +79,7 @@ _FINISHED_TASK = frozenset({TaskPhase.SUCCEEDED, TaskPhase.ABORTED, TaskPhase.FA
 
 
 _PLAIN_ITEM = ItemInfo()
+_NO_ENTRY = catalog_pb2.CatalogMetadata()
 _ITEM_ENDS = {
     TaskPhase.SUCCEEDED: NodePhase.SUCCEEDED,
     TaskPhase.FAILED: NodePhase.FAILED,
@@ -253,7 +254,8 @@ class Transcript:
         unique_id = self._layout.item_id(node, change.index)
         own = f"{self._layout.item_dir(node, change.index)}/{change.attempt}"
         identifier = identifier_pb2.NodeExecutionIdentifier(node_id=unique_id, execution_id=self._execution)
-        error = error_of(change.failure) if change.failure is not None else None
+        failure = change.failure or _abortion(change, "Task Aborted" if phase is None else "NodeAborted")
+        error = error_of(failure) if failure is not None else None
         if phase is None:
             return journal_pb2.Transition(task=self._item_attempt(change, item, identifier, own, reported, error))
         event = event_pb2.NodeExecutionEvent(
@@ -280,8 +282,11 @@ class Transcript:
                 child.name = names.child_execution_name(self._layout.execution, unique_id, change.attempt)
         if phase in (NodePhase.SUCCEEDED, NodePhase.RECOVERED):
             event.output_uri = f"{own}/outputs.pb"
-            if isinstance(change.info, ItemInfo) and change.info.cache_status:
-                event.task_node_metadata.cache_status = change.info.cache_status  # type: ignore[assignment]
+            info = change.info if isinstance(change.info, ItemInfo) else _PLAIN_ITEM
+            if info.cache_status:
+                event.task_node_metadata.cache_status = info.cache_status  # type: ignore[assignment]
+                event.task_node_metadata.catalog_key.CopyFrom(info.catalog_key or _NO_ENTRY)
+            event.deck_uri = info.deck_uri
         return journal_pb2.Transition(node=journal_pb2.NodeChange(node_id=unique_id, event=event.SerializeToString()))
 
     def _item_attempt(
@@ -307,9 +312,7 @@ class Transcript:
             input_uri=self._layout.inputs(change.node),
             error=error,
         )
-        event.metadata.generated_name = names.join(
-            (self._layout.execution, node.node_id, str(change.attempt)), names.MAX_GENERATED_NAME, 64
-        )
+        event.metadata.generated_name = names.item_generated_name(self._layout.execution, node.node_id, change.attempt)
         event.metadata.plugin_identifier = self._plugin_names.get(item.task.type, "")
         if isinstance(change.info, ItemInfo) and change.info.said is not None:
             _add_info(event, change.info.said)
@@ -437,6 +440,13 @@ class Transcript:
                 attempts=transition.attempt, task_phase=transition.phase, task_version=transition.version
             ).SerializeToString()
         return change
+
+
+def _abortion(change: ItemTransition, code: str) -> Failure | None:
+    """Why an item was aborted, which is why its node was; None if it was not."""
+    if change.phase is not TaskPhase.ABORTED:
+        return None
+    return Failure(code, change.node.memo.get("abort_reason", ""), ErrorKind.UNKNOWN, retryable=False)
 
 
 def _items(transition: ItemsTransition) -> journal_pb2.ItemsChange:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from operator import itemgetter
 
+from flyteidl.core import catalog_pb2
 from google.protobuf import struct_pb2
 
 from aerodrome.plugins.api import ErrorKind, Failure, Phase, PhaseInfo
@@ -62,6 +63,9 @@ class ItemInfo:
 
     cache_status: int = 0
     """Number of the flyteidl.core.CatalogCacheStatus."""
+    catalog_key: catalog_pb2.CatalogMetadata | None = None
+    """Of the entry that the status is about."""
+    deck_uri: str = ""
     log_uri: str = ""
     recovered: bool = False
     """Its outputs are those of another execution."""

@@ -441,12 +441,15 @@ class _ItemEngine:
 
 
 def _item_info(info: Any, detail: Any = None) -> ItemInfo | None:
-    status = 0
-    if detail and "task_node_metadata" in detail:
-        status = detail["task_node_metadata"].cache_status
+    metadata = (detail or {}).get("task_node_metadata")
+    status = metadata.cache_status if metadata is not None else 0
+    key = metadata.catalog_key if metadata is not None and metadata.HasField("catalog_key") else None
+    deck = (detail or {}).get("deck_uri", "")
     said = info if isinstance(info, PhaseInfo) else None
     uri = said.logs[0].uri if said is not None and said.logs else ""
-    return ItemInfo(status, uri, said=said) if status or said is not None else None
+    if not status and not deck and said is None:
+        return None
+    return ItemInfo(status, catalog_key=key, deck_uri=deck, log_uri=uri, said=said)
 
 
 def _item_spec(node: NodeState) -> NodeSpec:
