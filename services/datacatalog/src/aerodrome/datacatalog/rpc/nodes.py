@@ -6,6 +6,7 @@ closure; a dynamic node's children are not, and are read by what their tasks say
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
@@ -25,6 +26,8 @@ from aerodrome.stdlib.storage import Storage
 T = TypeVar("T")
 
 _CALL_SECONDS = 20.0
+_ITEM = re.compile("n[0-9]+")
+"""Ids of items within their map; those of other nodes may look the same."""
 
 
 class ControlPlane:
@@ -43,6 +46,11 @@ class ControlPlane:
         found: node_execution_pb2.NodeExecution = await _call(
             self._admin.GetNodeExecution, node_execution_pb2.NodeExecutionGetRequest(id=identity)
         )
+        if not node.HasField("item") and (whole := await self._map_of(found)):
+            item = messages.NodeOfExecution()
+            item.CopyFrom(node)
+            item.node_id, item.item = whole, int(found.metadata.spec_node_id[1:])
+            return await self.subject(item)
         reported = found.closure.task_node_metadata
         task_id = await self._task_of(identity, reported)
         if task_id is None:
@@ -75,6 +83,22 @@ class ControlPlane:
         if metadata.WhichOneof("cacheable_value"):
             cacheable = metadata.cacheable
         return Subject(template, inputs, cacheable, version, interface)
+
+    async def _map_of(self, node: node_execution_pb2.NodeExecution) -> str:
+        """The map that a node is an item of, where items are shown as nodes; empty if it is none.
+
+        The API does not say what a node is inside of, but its id does, unless that was too long.
+        """
+        metadata = node.metadata
+        around, separator, rest = node.id.node_id.rpartition(f"-{metadata.retry_group}-{metadata.spec_node_id}")
+        if not separator or rest or not _ITEM.fullmatch(metadata.spec_node_id):
+            return ""
+        identity = identifier_pb2.NodeExecutionIdentifier(node_id=around, execution_id=node.id.execution_id)
+        try:
+            whole = await _call(self._admin.GetNodeExecution, node_execution_pb2.NodeExecutionGetRequest(id=identity))
+        except NotFound:
+            return ""
+        return around if whole.metadata.is_array else ""
 
     async def _task_of(
         self, node: identifier_pb2.NodeExecutionIdentifier, reported: node_execution_pb2.TaskNodeMetadata
