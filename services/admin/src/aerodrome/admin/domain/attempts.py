@@ -67,9 +67,12 @@ def key_of(event: TaskExecutionEvent) -> TaskKey:
 
 def judge_task(folded: Folded, event: TaskExecutionEvent, writer: Writer) -> Verdict:
     """What a report means for the attempt; changes nothing."""
+    return _judge(folded, event, writer, folded.nodes.get(event.parent_node_execution_id.node_id), key_of(event))
+
+
+def _judge(folded: Folded, event: TaskExecutionEvent, writer: Writer, node: NodeRow | None, key: TaskKey) -> Verdict:
     if writer is Writer.EVENTS and event.producer_id not in ("", "propeller", folded.own.cluster):
         return Refused(incompatible_cluster(event.producer_id, folded.own.cluster))
-    node = folded.nodes.get(event.parent_node_execution_id.node_id)
     if node is None or not node.exists:
         error = not_found("node execution", event.parent_node_execution_id)
         return Refused(
@@ -78,7 +81,6 @@ def judge_task(folded: Folded, event: TaskExecutionEvent, writer: Writer) -> Ver
                 f"with err: {error.message}"
             )
         )
-    key = key_of(event)
     row = node.tasks.get(key)
     reported = event.phase
     if row is not None:
@@ -131,12 +133,12 @@ def _judge_strictly(folded: Folded, node: NodeRow, row: TaskRow | None, key: Tas
 
 def fold_task(folded: Folded, event: TaskExecutionEvent, writer: Writer, state: bytes = b"") -> Verdict:
     """Fold a report into the attempt's row, which its first event makes; `state` replaces the engine's own."""
-    verdict = judge_task(folded, event, writer)
+    node = folded.nodes.get(event.parent_node_execution_id.node_id)
+    key = key_of(event)
+    verdict = _judge(folded, event, writer, node, key)
     if verdict is not ACCEPTED:
         return verdict
-    node = folded.nodes[event.parent_node_execution_id.node_id]
     assert node is not None  # judged above
-    key = key_of(event)
     row = node.tasks.get(key)
     first = row is None
     if row is None:
@@ -158,10 +160,15 @@ def fold_task(folded: Folded, event: TaskExecutionEvent, writer: Writer, state: 
         row.task_execution_created_at = instant(occurred_at)
         closure.task_type = event.task_type
         closure.logs.extend(event.logs)
-    elif event.logs or closure.logs:
+    elif event.logs:
         merged = filtered_logs(merged_logs(closure.logs, event.logs), phase)
         del closure.logs[:]
         closure.logs.extend(merged)
+    elif closure.logs:
+        kept = filtered_logs(closure.logs, phase)
+        if len(kept) < len(closure.logs):
+            del closure.logs[:]
+            closure.logs.extend(kept)
     if phase == TaskPhase.RUNNING:
         if not closure.HasField("started_at"):
             closure.started_at.CopyFrom(occurred_at)
@@ -172,7 +179,10 @@ def fold_task(folded: Folded, event: TaskExecutionEvent, writer: Writer, state: 
     if event.HasField("custom_info"):
         merge_patch(closure.custom_info, event.custom_info)
     if event.HasField("metadata"):
-        _merge_metadata(closure.metadata, event.metadata, phase, changed=changed and not first)
+        if first and not event.metadata.external_resources:
+            closure.metadata.CopyFrom(event.metadata)
+        else:
+            _merge_metadata(closure.metadata, event.metadata, phase, changed=changed and not first)
     elif changed and not first and closure.metadata.external_resources:
         _filter_resource_logs(closure.metadata, phase)
     if event.event_version > closure.event_version:
@@ -238,6 +248,8 @@ def _put_reasons(closure: TaskExecutionClosure, event: TaskExecutionEvent) -> No
         if event.reason != closure.reason:
             reasons.append(Reason(occurred_at=event.occurred_at, message=event.reason))
         closure.reason = event.reason
+    else:
+        return
     if len(reasons) > MAX_REASONS:
         del reasons[1 : len(reasons) - MAX_REASONS + 1]
 
@@ -286,8 +298,9 @@ def _merge_metadata(
         target.plugin_identifier = reported.plugin_identifier
     if reported.instance_class:
         target.instance_class = reported.instance_class
-    del target.resource_pool_info[:]
-    target.resource_pool_info.extend(reported.resource_pool_info)
+    if target.resource_pool_info or reported.resource_pool_info:
+        del target.resource_pool_info[:]
+        target.resource_pool_info.extend(reported.resource_pool_info)
     if reported.external_resources:
         _merge_resources(target.external_resources, reported.external_resources)
     if changed:

@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import NamedTuple
 
 from flyteidl.admin.execution_pb2 import ExecutionClosure
@@ -202,7 +203,12 @@ def put_error(target: ExecutionError, error: ExecutionError) -> None:
 
 def instant(timestamp: Timestamp) -> datetime:
     """`timestamp` to the microsecond."""
-    return _EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // 1000)
+    return _instant(timestamp.seconds, timestamp.nanos)
+
+
+@lru_cache(maxsize=1024)  # what an engine does at once has one time, and making it takes longer than to find it
+def _instant(seconds: int, nanos: int) -> datetime:
+    return _EPOCH + timedelta(seconds=seconds, microseconds=nanos // 1000)
 
 
 def nanoseconds_between(start: Timestamp, end: Timestamp) -> int:

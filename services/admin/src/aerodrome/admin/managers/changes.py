@@ -39,6 +39,7 @@ from aerodrome.stdlib.errors import InvalidArgument
 
 _LATEST_SECONDS = 7_258_118_400
 """The year 2200: instants beyond are mistakes, and their differences would not fit a column."""
+_TASK = int(ResourceType.TASK)
 _MAX_INT = 2**31 - 1
 _MAX_SMALLINT = 2**15 - 1
 _SHOWN_CHARS = 200
@@ -270,8 +271,8 @@ def check_task_event(event: TaskExecutionEvent) -> None:
         raise missing("node_execution_id")
     _check_node_id(event.parent_node_execution_id)
     task = event.task_id
-    if task.resource_type != ResourceType.TASK or not _are_plain(task.project, task.domain, task.name, task.version):
-        check_identifier(task, ResourceType.TASK)
+    if task.resource_type != _TASK or not _are_plain(task.project, task.domain, task.name, task.version):
+        check_identifier(task, _TASK)
     if event.HasField("reported_at"):
         _check_instant("reported_at", event.reported_at)
     if event.phase not in TASK_NAMES or event.phase == NOTHING:
