@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from flyteidl.core import interface_pb2, literals_pb2, types_pb2
 
-from aerodrome.plugins.api import InProcessPlugin, Phase, PluginError, TaskContext
+from aerodrome.plugins.api import AtOncePlugin, InProcessPlugin, Phase, PluginError, TaskContext
 from aerodrome.plugins.config import EchoConfig
 from aerodrome.plugins.echo import EchoPlugin
 from aerodrome.stdlib.clock import ManualClock
@@ -95,3 +95,30 @@ async def test_it_takes_as_long_as_it_was_told(echo_context: Any) -> None:
     assert not running.done()
     await clock.advance(0.5)
     assert (await running).info.phase is Phase.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "given"),
+    [
+        ({}, {}, {}),
+        ({"a": INTEGER}, {"a": INTEGER}, {"a": 3}),
+        ({"a": INTEGER}, {"a": STRING}, {"a": 3}),
+        ({"a": INTEGER}, {"o0": INTEGER}, {"a": 3}),
+        ({"a": INTEGER, "b": INTEGER}, {"a": INTEGER}, {"a": 1, "b": 2}),
+        ({"a": INTEGER}, {"a": INTEGER}, {}),
+    ],
+)
+async def test_what_is_told_at_once_is_what_running_it_gives(
+    echo_context: Any,
+    inputs: dict[str, types_pb2.LiteralType],
+    outputs: dict[str, types_pb2.LiteralType],
+    given: dict[str, int],
+) -> None:
+    context = echo_context(inputs, outputs, **given)
+    told = EchoPlugin().at_once(context.task, context.inputs())
+    assert isinstance(EchoPlugin(), AtOncePlugin)
+    assert (told is not None) == (set(inputs) == set(outputs) == set(given) and inputs == outputs)
+    if told is not None:
+        assert told == await EchoPlugin().run(context)
+    slow = EchoPlugin(EchoConfig(sleep_duration=timedelta(seconds=1)))
+    assert slow.at_once(context.task, context.inputs()) is None, "that takes time"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -50,7 +50,15 @@ from aerodrome.propeller.nodes.bindings import Unresolvable
 from aerodrome.propeller.nodes.children import ChildWatch
 from aerodrome.propeller.nodes.dynamic import Expander
 from aerodrome.propeller.nodes.earlier import Earlier
-from aerodrome.propeller.nodes.handler import Handler, ItemsHandler, Observation, Run, final, storage_failure
+from aerodrome.propeller.nodes.handler import (
+    AtHandHandler,
+    Handler,
+    ItemsHandler,
+    Observation,
+    Run,
+    final,
+    storage_failure,
+)
 from aerodrome.propeller.nodes.recovery import take_over
 from aerodrome.propeller.nodes.retry import limits_of
 from aerodrome.propeller.nodes.signals import Signals
@@ -69,6 +77,8 @@ _ITEMS_PER_WEIGHT = 10
 _PREPARE_CHUNK = 256
 _PREPARE_PATIENCE = 0.02
 """Seconds to wait for preparations before what else there is goes to the journal without them."""
+_AT_HAND_CHUNK = 128
+"""Commands that need no waiting and are carried out before others get a turn."""
 _TRIES = 6
 
 
@@ -91,6 +101,12 @@ class Surroundings:
     measures: Measures
     item_nodes: bool = False
     """Every item of a map is shown as a node of its own."""
+    at_hand: Mapping[NodeKind, AtHandHandler] = field(init=False)
+    """Those of the handlers that can do without waiting."""
+
+    def __post_init__(self) -> None:
+        quick = {kind: handler for kind, handler in self.handlers.items() if isinstance(handler, AtHandHandler)}
+        object.__setattr__(self, "at_hand", quick)
 
 
 class ClosureCache:
@@ -231,10 +247,7 @@ class Execution:
             if waiting:
                 await self._append(engine, waiting)
                 waiting = []
-            for command in permitted:
-                if isinstance(command, StartItem | FinalizeItem):
-                    continue
-                self._spawn(self._permitted(command))
+            await self._carry_out(permitted)
             self._spawn_items(permitted)
             permitted = []
             if engine.terminal and not self._inbox:
@@ -346,8 +359,58 @@ class Execution:
     async def _free(self, step: Step) -> None:
         """Prepare and collect, many at a time; what is slow is not waited for."""
         for begin in range(0, len(step.free), _PREPARE_CHUNK):
-            tasks = [self._spawn(self._observe(command)) for command in step.free[begin : begin + _PREPARE_CHUNK]]
-            await asyncio.wait(tasks, timeout=_PREPARE_PATIENCE)
+            tasks = [
+                self._spawn(self._observe(command))
+                for command in step.free[begin : begin + _PREPARE_CHUNK]
+                if not self._prepare_at_hand(command)
+            ]
+            if tasks:
+                await asyncio.wait(tasks, timeout=_PREPARE_PATIENCE)
+            else:
+                await asyncio.sleep(0)
+
+    def _prepare_at_hand(self, command: FreeCommand) -> bool:
+        """Prepare a node if that needs no waiting; whether it is done."""
+        node, run = command.node, self.run_view
+        handler = self._around.at_hand.get(node.spec.kind)
+        assert run is not None
+        if handler is None or run.earlier is not None or not isinstance(command, Prepare):
+            return False
+        return self._observed_at_hand(lambda: handler.prepare_at_hand(run, node))
+
+    async def _carry_out(self, commands: Iterable[PermittedCommand]) -> None:
+        """Begin what was permitted; what needs no waiting is done at once, and others get their turns."""
+        for number, command in enumerate(commands, 1):
+            if not isinstance(command, StartItem | FinalizeItem) and not self._done_at_hand(command):
+                self._spawn(self._permitted(command))
+            if number % _AT_HAND_CHUNK == 0:
+                await asyncio.sleep(0)
+
+    def _done_at_hand(self, command: PermittedCommand) -> bool:
+        """Carry out what needs no waiting; whether it is done."""
+        node, run = command.node, self.run_view
+        handler = self._around.at_hand.get(node.spec.kind)
+        if handler is None or run is None:
+            return False
+        if isinstance(command, Finalize):
+            return handler.holds_nothing(run, node)
+        if not isinstance(command, Start) or not self.session.valid or not self._may_start(node, command.attempt):
+            return False
+        attempt = command.attempt
+        return self._observed_at_hand(lambda: handler.start_at_hand(run, node, attempt))
+
+    def _observed_at_hand(self, work: Callable[[], Observation | None]) -> bool:
+        try:
+            observation = work()
+        except Exception:  # the ordinary way tells what is wrong, and whose fault it is
+            log.exception("a node could not be handled at once", execution=self.name)
+            return False
+        if observation is not None:
+            self.post(observation)
+        return observation is not None
+
+    def _may_start(self, node: NodeState, attempt: int) -> bool:
+        return node.attempts == attempt and node.live and not node.abort_sent and not self._aborting
 
     async def _observe(self, command: FreeCommand) -> None:
         node = command.node
@@ -383,7 +446,7 @@ class Execution:
         assert run is not None
         await self.session.permit()
         if isinstance(command, Start):
-            if node.attempts == attempt and node.live and not node.abort_sent and not self._aborting:
+            if self._may_start(node, attempt):
                 await handler.start(run, node, attempt)
         elif isinstance(command, Abort):
             reason = command.reason

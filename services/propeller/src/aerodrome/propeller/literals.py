@@ -94,9 +94,10 @@ class Literals:
         await self.storage.write(reference, data)
         self._remember(reference, literals, len(data))
 
-    def remembers(self, reference: str) -> bool:
-        """Whether reading the map needs no look into the storage."""
-        return reference in self._kept
+    def remembered(self, reference: str) -> literals_pb2.LiteralMap | None:
+        """The map at `reference`, if that needs no look into the storage."""
+        known = self._kept.get(reference)
+        return None if known is None else known[0]
 
     def _remember(self, reference: str, literals: literals_pb2.LiteralMap, size: int) -> None:
         previous = self._kept.pop(reference, None)
@@ -135,9 +136,17 @@ class SharedValues:
         if digest not in self._stored:
             await self._store(digest, data)
         reference = self._place(digest)
-        if not self._literals.remembers(reference):
+        if self._literals.remembered(reference) is None:
             self._literals.keep(reference, data)
         return digest
+
+    def known(self, literals: literals_pb2.LiteralMap) -> bytes | None:
+        """As `put`, but None for what is not known to be stored."""
+        data = literals.SerializeToString(deterministic=True)
+        if len(data) > _SHARED_BYTES:
+            return None
+        digest = hashlib.sha256(data).digest()[:_DIGEST_BYTES]
+        return digest if digest in self._stored and self._literals.remembered(self._place(digest)) is not None else None
 
     async def take(self, reference: str) -> bytes | None:
         """As `put`, for a map at `reference` that never changes, such as one of an earlier execution.

@@ -72,7 +72,9 @@ class NodeCache:
 
     def concerns(self, run: Run, node: NodeState) -> bool:
         """Whether results of the node are cached; asked for every node, so it costs nothing."""
-        return _settings(run, node).cacheable
+        task, metadata = node.spec.task, node.spec.template.metadata
+        assert task is not None
+        return metadata.cacheable if metadata.WhichOneof("cacheable_value") else task.metadata.discoverable
 
     async def prepare(self, run: Run, node: NodeState, inputs: literals_pb2.LiteralMap) -> Observation:
         """What follows from the inputs of a node that is cached: its outputs, or that it has to run."""

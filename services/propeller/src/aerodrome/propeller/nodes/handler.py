@@ -53,6 +53,8 @@ class Run:
     earlier: Earlier | None = None
     """Set if this execution recovers from another one."""
     _endings: list[Callable[[], None]] = field(default_factory=list)
+    known: dict[Any, Any] = field(default_factory=dict)
+    """What handlers remember of the execution."""
     values: SharedValues = field(init=False)
     """Inputs and outputs of nodes that no process is given a directory for."""
 
@@ -84,6 +86,26 @@ class Run:
         if node is node.scope.handler and _ERROR_INPUT in inputs.literals:
             inputs.literals[_ERROR_INPUT].CopyFrom(_error_literal(node.scope))
         return inputs
+
+    def inputs_at_hand(self, node: NodeState) -> literals_pb2.LiteralMap | None:
+        """The inputs of a node, if its bindings are plain and what they name is in memory; else `inputs` tells."""
+        scope = node.scope
+        if node is scope.handler:
+            return None
+        resolved = literals_pb2.LiteralMap()
+        for binding in node.spec.template.inputs:
+            data = binding.binding
+            if data.WhichOneof("value") != "promise":
+                return None
+            promise = data.promise
+            source = scope.find(promise.node_id or START)
+            if source is None or promise.attr_path or source.spec.template.output_aliases:
+                return None
+            known = self.literals.remembered(self.layout.outputs(source))
+            if known is None or promise.var not in known.literals:
+                return None
+            resolved.literals[binding.var].CopyFrom(known.literals[promise.var])
+        return resolved
 
     async def outputs(self, scope: Scope, node_id: str) -> literals_pb2.LiteralMap:
         """What the node called `node_id` gave, as seen from `scope`; its aliases name the same values."""
@@ -135,6 +157,26 @@ class Handler(Protocol):
 
     async def finalize(self, run: Run, node: NodeState, attempt: int) -> None:
         """Give back what a finished attempt holds."""
+        ...
+
+
+@runtime_checkable
+class AtHandHandler(Handler, Protocol):
+    """A kind of node for which much is decided by what is in memory, without waiting for anything.
+
+    None (or False) of each means that the handler has to be asked in the ordinary way.
+    """
+
+    def prepare_at_hand(self, run: Run, node: NodeState) -> Observation | None:
+        """As `prepare`."""
+        ...
+
+    def start_at_hand(self, run: Run, node: NodeState, attempt: int) -> Observation | None:
+        """As `start`, for an attempt that begins and ends at once.  Called only with a valid lease."""
+        ...
+
+    def holds_nothing(self, run: Run, node: NodeState) -> bool:
+        """Whether `finalize` would do nothing."""
         ...
 
 

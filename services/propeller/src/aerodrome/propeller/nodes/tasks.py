@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 
 from aerodrome.plugins import outcome
 from aerodrome.plugins.api import (
+    AtOncePlugin,
     ErrorKind,
     Failure,
     ImmediatePlugin,
@@ -60,6 +61,11 @@ _CHILD_QUEUE = "child_queue"
 """Entry of a container's config that names the queue of the task; batch services and connectors read it."""
 _NO_POD = "no pod"
 """Key of a node's memo: its attempts are done by this process alone."""
+_IN_PROCESS = "in process"
+"""Key of what a run knows, with the identity of a task's template, which is kept beside for that: whether attempts of
+the task are done by this process alone."""
+_AT_ONCE = "at once"
+"""The same: the plugin that does its attempts at once."""
 _WORK = "work"
 """Key of a node's memo: the task of this process that does the attempt, while it does."""
 _KILLED = "oom-killed"
@@ -110,11 +116,43 @@ class TaskHandler:
             return await self._cached.prepare(run, node, inputs)
         return lambda engine, now: engine.prepared(node, now)
 
+    def prepare_at_hand(self, run: Run, node: NodeState) -> Observation | None:
+        inputs = run.inputs_at_hand(node) if self._shares(run, node) else None
+        digest = None if inputs is None else run.values.known(inputs)
+        if digest is None:
+            return None
+        run.layout.share(node.unique_id, inputs=digest)
+        return lambda engine, now: engine.prepared(node, now)
+
+    def start_at_hand(self, run: Run, node: NodeState, attempt: int) -> Observation | None:
+        shared, _ = run.layout.shares(node.unique_id)
+        known: tuple[tasks_pb2.TaskTemplate, AtOncePlugin] | None = run.known.get((_AT_ONCE, id(node.spec.task)))
+        inputs = run.literals.remembered(run.layout.inputs(node)) if shared and known is not None else None
+        if known is None or inputs is None:
+            return None
+        task, plugin = known
+        ended = plugin.at_once(task, inputs)
+        if ended is None or ended.outputs is None or ended.info.failure is not None:
+            return None
+        digest = shared if ended.outputs is inputs else run.values.known(ended.outputs)
+        if digest is None or self._measured(node, run.layout.output_dir(node, attempt), ended.outputs) is not None:
+            return None
+        node.memo[_NO_POD] = True
+        run.layout.share(node.unique_id, outputs=digest)
+        info = ended.info
+        return lambda engine, now: engine.succeeded(node, attempt, now, info, None)
+
+    def holds_nothing(self, run: Run, node: NodeState) -> bool:
+        return _NO_POD in node.memo and (self._cached is None or not self._cached.concerns(run, node))
+
     def _shares(self, run: Run, node: NodeState) -> bool:
         """Whether inputs and outputs of the node are read by nobody who has to find them in its directories."""
         task = node.spec.task
         assert task is not None
-        return self.in_process(run, task) and (self._cached is None or not self._cached.concerns(run, node))
+        known: tuple[tasks_pb2.TaskTemplate, bool] | None = run.known.get((_IN_PROCESS, id(task)))
+        if known is None:
+            known = run.known[_IN_PROCESS, id(task)] = (task, self.in_process(run, task))
+        return known[1] and (self._cached is None or not self._cached.concerns(run, node))
 
     def in_process(self, run: Run, task: tasks_pb2.TaskTemplate) -> bool:
         """Whether attempts of the task are done by this process alone."""
@@ -149,6 +187,8 @@ class TaskHandler:
             plugin = self._registry.resolve(task.type, run.plugin_overrides, self._plugins)
             run.layout.begin(node.unique_id)
             if self._is_in_process(plugin):
+                if isinstance(plugin, AtOncePlugin):
+                    run.known[_AT_ONCE, id(task)] = (task, plugin)
                 await self._do(run, node, attempt, cast(InProcessPlugin, plugin))
                 return
             if run.layout.shares(node.unique_id)[0]:  # prepared while another plugin was configured
