@@ -32,9 +32,17 @@ from aerodrome.propeller.runtimes.pods import Key, Machine, Outcome, Plan, Pod, 
 from aerodrome.propeller.runtimes.records import Directory, Found, Record
 from aerodrome.propeller.runtimes.secrets import Delivery, SecretFolders, SecretRefused, SecretStore
 from aerodrome.propeller.runtimes.slots import Activity, Holder, may_enter
+from aerodrome.propeller.runtimes.templates import Code, Templates, code_of
 from aerodrome.stdlib import faults
 from aerodrome.stdlib.clock import Clock, SystemClock
-from aerodrome.stdlib.errors import AerodromeError, InvalidArgument, NotFound, ResourceExhausted, Unavailable
+from aerodrome.stdlib.errors import (
+    AerodromeError,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
 from aerodrome.stdlib.logger import get_logger
 
 log = get_logger(__name__)
@@ -163,6 +171,7 @@ class LocalRuntime:
         self._queue: deque[_Attempt] = deque()
         self._links: dict[str, zygotes.Link] = {}
         """Every zygote that is connected, by name."""
+        self._templates = Templates()
         self._attending: set[asyncio.Task[None]] = set()
         self._starting: dict[Path, asyncio.Lock] = {}
         self._watchers: set[_Changes] = set()
@@ -429,7 +438,7 @@ class LocalRuntime:
         if len(holders) < self._slots:
             return True
         # More at work than there are slots, because some are idle: fine, as long as the machine itself has memory.
-        return available_memory_bytes() > self._machine.memory_bytes * _MEMORY_RESERVE
+        return self._has_memory()
 
     async def _launch(self, attempt: _Attempt) -> None:
         plan = attempt.plan
@@ -462,11 +471,48 @@ class LocalRuntime:
             self._put_back(attempt, "the zygote of its environment ended")
             self._admit()
             return
-        attempt.link = link
         job = self._job(attempt, plan, python)
         job["environment"].update(secrets.environment)
+        link = self._template_for(job, python, link) or link
+        attempt.link = link
         job["secrets"] = {"folder": folder, "files": secrets.files}
         link.send(job)
+
+    def _template_for(self, job: Mapping[str, Any], python: Path, base: zygotes.Link) -> zygotes.Link | None:
+        """A zygote that has the code of a job imported; None if there is none, which may be a matter of time."""
+        if base.problem is not None or self._group is None:
+            return None
+        code = code_of(python, tuple(job["argv"]), job["environment"])
+        if code is None:
+            return None
+        now = self._clock.boottime()
+        link = self._templates.ask(code, now)
+        if link is not None and link.template_of == base.kind:
+            return link
+        if link is None and self._templates.is_worth(code, now) and self._has_memory():
+            self._templates.comes(code)
+            self._group.create_task(self._make_template(code, base), name=f"make a template of {code.module}")
+        return None
+
+    async def _make_template(self, code: Code, base: zygotes.Link) -> None:
+        link: zygotes.Link | None = None
+        objection: str | None = None
+        try:
+            link = await zygotes.template(self._directory.root / "zygotes", base, code.reference, code.module)
+        except FailedPrecondition as error:
+            objection = error.message
+            log.info("tasks of a module import it each for itself", module=code.module, why=objection)
+        except AerodromeError as error:
+            log.warning("a template could not be made", module=code.module, error=error.message)
+        finally:
+            self._templates.came(code, link, objection)
+        if link is not None:
+            self._attach(link)
+            if self._stopping:
+                self._retire(link)
+
+    def _has_memory(self) -> bool:
+        return available_memory_bytes() > self._machine.memory_bytes * _MEMORY_RESERVE
 
     async def _secrets_of(self, attempt: _Attempt, folder: str) -> Delivery:
         """The secrets that a pod asks for, read anew for each attempt.  Raises SecretRefused."""
@@ -548,9 +594,14 @@ class LocalRuntime:
     def _retire_others(self) -> None:
         """Let go the zygotes whose environment, program or settings are not the present ones, once they are done."""
         for link in self._links.values():
-            if not link.stopping and not self._usable(link, link.python):
-                link.stopping = True
-                link.send({"op": "retire"})
+            kind = link.template_of or link.kind
+            if not link.stopping and kind != self._settings.kind(link.python):
+                self._retire(link)
+
+    @staticmethod
+    def _retire(link: zygotes.Link) -> None:
+        link.stopping = True
+        link.send({"op": "retire"})
 
     async def _warm(self) -> None:
         try:
@@ -576,19 +627,25 @@ class LocalRuntime:
     async def _attend(self, link: zygotes.Link) -> None:
         await link.listen(lambda message: self._hear(link, message))
         self._links.pop(link.name, None)
+        self._templates.ended(link)
         await link.gone(self._directory.root / "zygotes")
         orphans = [attempt for attempt in self._live.values() if attempt.link is link]
-        if orphans or not self._stopping:
+        if orphans or not (self._stopping or link.stopping):
             log.warning("a zygote is gone", zygote=link.name, pid=link.pid, attempts=len(orphans))
         for attempt in orphans:
             attempt.link = None
             await self._resolve(attempt)
         link.resolved.set()
         self._admit()
-        if not self._stopping and not link.stopping and self._group is not None:
+        if not self._stopping and not link.stopping and link.template_of is None and self._group is not None:
             self._group.create_task(self._warm_again(), name="warm the default environment again")
 
     def _hear(self, link: zygotes.Link, message: zygotes.Message) -> None:
+        if message["op"] == "templated":
+            waiting = link.templating.get(message["name"])
+            if waiting is not None and not waiting.done():
+                waiting.set_result(message)
+            return
         attempt = self._live.get(Key(*message["key"].split("/", 1)))
         if attempt is None or attempt.link is not link or self._group is None:
             return
@@ -809,7 +866,8 @@ class LocalRuntime:
             await self.sample()
 
     async def sample(self) -> None:
-        """See who works and who waits, and let the queue have the slots of those who wait."""
+        """See who works and who waits, let the queue have the slots of those who wait, and the templates go."""
+        self._retire_templates()
         running = [attempt for attempt in self._live.values() if attempt.state is State.RUNNING]
         if not running:
             self._admit()
@@ -822,6 +880,15 @@ class LocalRuntime:
                 attempt.idle = attempt.activity.observe(now, sum(each.cpu_seconds for each in family.values()))
                 await self._limit_memory(attempt, family)
         self._admit()
+
+    def _retire_templates(self) -> None:
+        """Let go the templates that are not needed any more, or all of them if the machine is short of memory."""
+        kept = list(self._templates)
+        if kept:
+            unneeded = self._templates.idle(self._clock.boottime()) if self._has_memory() else kept
+            for link in unneeded:
+                if not link.stopping:
+                    self._retire(link)
 
     async def _limit_memory(self, attempt: _Attempt, pids: Iterable[int]) -> None:
         """End an attempt that uses more memory than it asked to be limited to, as the kernel does in a container."""

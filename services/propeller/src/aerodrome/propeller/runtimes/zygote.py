@@ -8,6 +8,10 @@ What it does: it listens on a Unix socket in its working directory, preloads fly
 and keeps a few children forked ahead of need.  A child waits on a socket pair for its job; then it becomes the attempt,
 either by calling flytekit's command in the fork, or by `exec`.  It never runs user code itself, and has one thread.
 
+A zygote can be a *template*: forked from another one by order of the platform, with the code of one distribution read
+and its module of tasks imported, if that module and all that it imports of the distribution is plain (`plain`, beside
+this file).  Everything below holds for it as for any other: it has its own socket and promises the same.
+
 What it promises:
 
 * `<record>.pid` exists before a child learns its job, and is created exclusively: no attempt starts twice.
@@ -16,8 +20,8 @@ What it promises:
   comes to the zygote as children that it does not know, which it kills before it reports the end.
 * Without the platform it lives on for `outlive` seconds; then it ends its attempts, reason `Shutdown`, and leaves.
 
-The protocol is one JSON object a line, each with an `op`.  In: `start`, `end`, `retire`.  Out: `hello`, `started`,
-`refused`, `exited`.
+The protocol is one JSON object a line, each with an `op`.  In: `start`, `end`, `retire`, `template`.  Out: `hello`,
+`started`, `refused`, `exited`, `templated`.
 """
 
 from __future__ import annotations
@@ -36,6 +40,7 @@ import fcntl
 import gc
 import hashlib
 import importlib
+import importlib.machinery
 import importlib.util
 import json
 import os
@@ -397,20 +402,63 @@ class Distributions:
                 os.utime(entry)  # the last use, by which the oldest is evicted
                 for relative, mode, size, modified in manifest:
                     source, target = os.path.join(tree, relative), os.path.join(destination, relative)
-                    if _appearance(source) != (mode, size, modified):
+                    if stat.S_ISREG(mode) and size <= _AT_ONCE_BYTES:
+                        content_of_file = _read_as(source, (mode, size, modified))
+                        if content_of_file is None:
+                            return False
+                        _write_file(target, content_of_file, mode, modified)
+                    elif _appearance(source) != (mode, size, modified):
                         return False
-                    if stat.S_ISDIR(mode):
+                    elif stat.S_ISDIR(mode):
                         os.makedirs(target, exist_ok=True)
                     elif stat.S_ISLNK(mode):
                         with contextlib.suppress(FileExistsError):
                             os.symlink(os.readlink(source), target)
                     else:
                         shutil.copyfile(source, target)
-                        os.chmod(target, 0o755 if mode & stat.S_IXUSR else 0o644)
+                        os.chmod(target, _permissions(mode))
                         os.utime(target, ns=(modified, modified))
             except (FileNotFoundError, ValueError):
                 return False
         return True
+
+    def read(self, reference: str, limit_bytes: int) -> Laid | None:
+        """The content of a distribution that was unpacked before, to be laid from memory.
+
+        None if it was not, if it is not what its manifest says, or if it has more than `limit_bytes`.
+        """
+        content = self._known(reference)
+        if content is None:
+            return None
+        tree = os.path.join(self._content(content), "tree")
+        files: list[tuple[str, int, bytes, int]] = []
+        with _locked(os.path.join(self._folder, "locks", content), shared=True):
+            try:
+                with open(os.path.join(self._content(content), "manifest")) as file:
+                    manifest = json.load(file)
+                if sum(size for _, _, size, _ in manifest) > limit_bytes:
+                    return None
+                for relative, mode, size, modified in manifest:
+                    source = os.path.join(tree, relative)
+                    if stat.S_ISREG(mode):
+                        data = _read_as(source, (mode, size, modified))
+                        if data is None:
+                            return None
+                    elif _appearance(source) != (mode, size, modified):
+                        return None
+                    else:
+                        data = os.fsencode(os.readlink(source)) if stat.S_ISLNK(mode) else b""
+                    files.append((relative, mode, data, modified))
+            except (FileNotFoundError, ValueError):
+                return None
+        return Laid(content, tree, files)
+
+    def still(self, reference: str, content: str) -> bool:
+        """Whether a reference still names this content."""
+        try:
+            return self._known(reference) == content
+        except DistributionError:
+            return False
 
     def _remove(self, content: str) -> None:
         """Take an entry out of use at once, then delete it."""
@@ -439,6 +487,31 @@ class Distributions:
             total -= size
             gone.append(content)
         return gone
+
+
+class Laid(NamedTuple):
+    """The content of a distribution in memory."""
+
+    content: str
+    tree: str
+    """The folder that it was read from."""
+    files: list[tuple[str, int, bytes, int]]
+    """Relative path, mode, bytes (of a link: where it points to) and time of modification of each."""
+
+    def lay(self, destination: str, without: Iterable[str] = ()) -> None:
+        """Put it into a folder, as files that belong to the caller, except for the files `without`."""
+        left_out = frozenset(without)
+        for relative, mode, data, modified in self.files:
+            if relative in left_out:
+                continue
+            target = os.path.join(destination, relative)
+            if stat.S_ISREG(mode):
+                _write_file(target, data, mode, modified)
+            elif stat.S_ISDIR(mode):
+                os.makedirs(target, exist_ok=True)
+            else:
+                with contextlib.suppress(FileExistsError):
+                    os.symlink(os.fsdecode(data), target)
 
 
 def local_path(reference: str) -> str | None:
@@ -517,6 +590,47 @@ def _appearance(path: str) -> tuple[int, int, int]:
     if stat.S_ISREG(found.st_mode):
         return found.st_mode, found.st_size, found.st_mtime_ns
     return found.st_mode, 0, 0
+
+
+_AT_ONCE_BYTES = 1 << 20
+"""Files up to this size are read whole, which takes fewer calls than copying."""
+
+
+def _permissions(mode: int) -> int:
+    return 0o755 if mode & stat.S_IXUSR else 0o644
+
+
+def _read_as(path: str, appearance: tuple[int, int, int]) -> bytes | None:
+    """The content of a file that looks as it should; None if it does not."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        found = os.fstat(descriptor)
+        if (found.st_mode, found.st_size, found.st_mtime_ns) != appearance:
+            return None
+        parts = []
+        left = found.st_size
+        while left:
+            part = os.read(descriptor, left)
+            if not part:
+                return None
+            parts.append(part)
+            left -= len(part)
+        return b"".join(parts)
+    finally:
+        os.close(descriptor)
+
+
+def _write_file(path: str, content: bytes, mode: int, modified: int) -> None:
+    """Write a file of a distribution; its time of modification is the one that compiled code was made for."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _permissions(mode))
+    try:
+        left = memoryview(content)
+        while left:
+            left = left[os.write(descriptor, left) :]
+        os.fchmod(descriptor, _permissions(mode))
+        os.utime(descriptor, ns=(modified, modified))
+    finally:
+        os.close(descriptor)
 
 
 def _compile(tree: str, limit_bytes: int = 1 << 20) -> None:
@@ -603,6 +717,35 @@ def needs_fresh_process(environment: Mapping[str, str]) -> bool:
     late = ("PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE")
     early = ("PYTHON", "LD_", "MALLOC_", "GLIBC_", "GRPC_", "FSSPEC_", "LC_", "_F_P_", "_F_TE_")
     return any(name.startswith(early) and name not in late for name in environment)
+
+
+_READ_ON_CALL = (
+    "FLYTE_INTERNAL_", "FLYTE_SDK_LOGGING", "FLYTE_SDK_RICH", "FLYTE_PLATFORM_", "FLYTE_SECRETS_",
+    "FLYTE_ATTEMPT_NUMBER", "FLYTE_K8S_ARRAY_INDEX", "FLYTE_FAIL_ON_ERROR",
+)  # fmt: skip
+"""flytekit's variables that it reads for each task, and not when a task is defined."""
+
+
+def allows_template(environment: Mapping[str, str]) -> bool:
+    """Whether no variable is set that has a say in what an import of tasks makes, or where it finds them."""
+    return not needs_fresh_process(environment) and not any(
+        name == "PYTHONPATH" or (name.startswith("FLYTE_") and not name.startswith(_READ_ON_CALL))
+        for name in environment
+    )
+
+
+def module_of_tasks(arguments: list[str]) -> str | None:
+    """The module that flytekit's own resolvers import for these arguments; None where that is not known."""
+    try:
+        resolver = arguments[arguments.index("--resolver") + 1]
+        loader = arguments[arguments.index("--") + 1 :]
+        if resolver == "flytekit.core.array_node_map_task.ArrayNodeMapTaskResolver":
+            resolver = loader[loader.index("resolver") + 1]
+        if resolver != "flytekit.core.python_auto_container.default_task_resolver":
+            return None
+        return loader[loader.index("task-module") + 1]
+    except (ValueError, IndexError):
+        return None
 
 
 # -- the attempt: from here on, what runs in the forked child ----------------------------------------------------------
@@ -712,7 +855,7 @@ class Preloaded:
     def settle(self) -> None:
         """Make what is loaded immovable, so that forks share its memory."""
         gc.collect()
-        self.randoms = [each for each in gc.get_objects() if issubclass(type(each), random.Random)]
+        self.randoms += [each for each in gc.get_objects() if issubclass(type(each), random.Random)]
         gc.freeze()
 
     def renew_in_child(self) -> None:
@@ -765,6 +908,185 @@ def _module(name: str) -> Any:
     return sys.modules.get(name)
 
 
+class NotTemplated(BaseException):
+    """Why there is no template for a distribution.  No `except Exception` of what is imported takes it for its own."""
+
+
+class Template:
+    """The code of one distribution, and its module of tasks, imported."""
+
+    LIMIT_BYTES = 16 << 20
+
+    def __init__(self, reference: str, laid: Laid) -> None:
+        self._reference = reference
+        self._laid = laid
+        self._code: dict[str, types.CodeType] = {}
+        """The code of each module that was imported from the distribution."""
+        self._tracked: list[Any] = []
+        """What flytekit notes the file of the module in."""
+        self._compiled: list[str] = []
+
+    @classmethod
+    def load(cls, reference: str, module: str, distributions: Distributions) -> Template:
+        """Import a module of tasks.  Raises NotTemplated if attempts could tell."""
+        laid = distributions.read(reference, cls.LIMIT_BYTES)
+        if laid is None:
+            raise NotTemplated("the distribution was not unpacked here, has changed, or is too large")
+        if any(relative == "__init__.py" for relative, _, _, _ in laid.files):
+            raise NotTemplated("the distribution is a package, whose name is that of the folder which it lies in")
+        template = cls(reference, laid)
+        template._import(module)
+        return template
+
+    def _import(self, module: str) -> None:
+        plain = _beside("plain")
+        for name in plain.KNOWN:
+            importlib.import_module(name)  # so that a file of this name in the distribution is not taken for it
+        before = _surroundings()
+        tree = self._laid.tree
+        finder = _Finder(tree, plain.objection, self._code)
+        sys.path.insert(0, tree)
+        sys.meta_path.insert(0, finder)
+        try:
+            importlib.import_module(module)
+        except Exception as error:
+            raise NotTemplated(f"the import of {module} fails: {type(error).__name__}: {error}") from error
+        finally:
+            sys.meta_path.remove(finder)
+            sys.path.remove(tree)
+        if module not in self._code:
+            raise NotTemplated(f"{module} does not come from the distribution")
+        for name in self._code:
+            imported = sys.modules[name]
+            spec: Any = imported.__spec__
+            spec.loader = imported.__loader__ = importlib.machinery.SourceFileLoader(name, spec.origin)
+            if spec.cached:
+                self._compiled.append(os.path.relpath(spec.cached, tree))
+        for each in gc.get_objects():  # those of the zygote itself are frozen, and not among them
+            attributes = getattr(each, "__dict__", None)
+            if isinstance(attributes, dict) and "_module_file" in attributes:
+                self._tracked.append(each)
+        for place in [each for each in sys.path_importer_cache if each == tree or each.startswith(tree + os.sep)]:
+            del sys.path_importer_cache[place]
+        changed = [what for what, value in _surroundings().items() if before[what] != value]
+        if changed:
+            raise NotTemplated(f"the import of {module} changes {', '.join(changed)}")
+
+    def fits(self, command: Command, environment: Mapping[str, str], distributions: Distributions) -> bool:
+        """Whether this is what the attempt would import itself."""
+        return (
+            command.distribution == self._reference
+            and allows_template(environment)
+            and distributions.still(self._reference, self._laid.content)
+        )
+
+    def settle_in(self, folder: str) -> None:
+        """Lay the code into the folder of an attempt, and let all that is imported be from there."""
+        self._laid.lay(folder, without=self._compiled)  # nobody imports these modules again
+        tree = self._laid.tree
+        fix = importlib.import_module("_imp")._fix_co_filename  # as import itself does with code compiled elsewhere
+        for name, code in self._code.items():
+            module: Any = sys.modules[name]
+            spec = module.__spec__
+            path = folder + spec.origin[len(tree) :]
+            fix(code, path)
+            module.__file__ = spec.origin = spec.loader.path = path
+            if spec.cached:
+                spec.cached = module.__cached__ = importlib.util.cache_from_source(path)
+            if spec.submodule_search_locations is not None:
+                module.__path__ = spec.submodule_search_locations = [
+                    folder + place[len(tree) :] for place in spec.submodule_search_locations
+                ]
+        for each in self._tracked:
+            file = str(each._module_file)
+            if file.startswith(tree + os.sep):
+                each._module_file = type(each._module_file)(folder + file[len(tree) :]).resolve()
+
+
+class _Finder:
+    """Finds modules as usual, and objects to those that attempts have to import for themselves."""
+
+    _NEVER = frozenset(("antigravity", "this", "readline", "curses", "tkinter", "turtle", "idlelib", "test", "site"))
+
+    def __init__(self, tree: str, objection: Callable[[bytes], str | None], code: dict[str, types.CodeType]) -> None:
+        self._tree = tree
+        self._objection = objection
+        self._code = code
+        self._standard: frozenset[str] = getattr(sys, "stdlib_module_names", frozenset()) - self._NEVER
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """What the other finders find.  Raises NotTemplated."""
+        spec: Any = None
+        for finder in sys.meta_path:
+            if finder is not self and spec is None:
+                spec = finder.find_spec(name, path, target)
+        if spec is None:
+            return None
+        places = [spec.origin] if spec.has_location else list(spec.submodule_search_locations or ())
+        if any(place.startswith(self._tree + os.sep) for place in places):
+            return self._own(name, spec)
+        top = name.partition(".")[0]
+        if top in self._standard or top == "flytekit":
+            return spec
+        raise NotTemplated(f"it imports {name}, which may do anything")
+
+    def _own(self, name: str, spec: Any) -> Any:
+        if not spec.has_location:
+            return spec  # a package without code, whose places follow sys.path by themselves
+        if type(spec.loader) is not importlib.machinery.SourceFileLoader:
+            raise NotTemplated(f"{name} is no source")
+        objection = self._objection(spec.loader.get_data(spec.origin))
+        if objection is not None:
+            raise NotTemplated(f"{name}, {objection}")
+        spec.loader = _Loader(name, spec.origin, self._code)
+        return spec
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Keeps the code that it loads."""
+
+    def __init__(self, name: str, path: str, code: dict[str, types.CodeType]) -> None:
+        super().__init__(name, path)
+        self._kept = code
+
+    def get_code(self, fullname: str) -> types.CodeType | None:
+        """The code of the module."""
+        code = super().get_code(fullname)
+        if code is not None:
+            self._kept[fullname] = code
+        return code
+
+
+def _surroundings() -> dict[str, Any]:
+    """What an import may have changed around it, by what to call it."""
+    return {
+        "the environment": dict(os.environ),
+        "the working directory": os.getcwd(),
+        "the search path": list(sys.path),
+        "the threads": thread_count(),
+        "open files": sorted(os.listdir("/proc/self/fd")),
+        "processes": own_children(),
+        "exit handlers": getattr(atexit, "_ncallbacks", int)(),
+        "signal handlers": [signal.getsignal(number) for number in signal.valid_signals()],
+        "standard streams": (sys.stdin, sys.stdout, sys.stderr, sys.excepthook),
+    }
+
+
+def _beside(name: str) -> Any:
+    """A file of this folder, which is not on the search path of an environment of tasks."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"aerodrome_{name}", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} cannot be loaded")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        del sys.modules[module.__name__]  # it is none of the tasks' business
+    return module
+
+
 class StartError(Exception):
     """An attempt that cannot start for a reason that a person has to remove."""
 
@@ -772,7 +1094,14 @@ class StartError(Exception):
 class Attempt:
     """The forked child: prepared ahead of need, then one job."""
 
-    def __init__(self, control: socket.socket, preloaded: Preloaded, distributions: Distributions) -> None:
+    def __init__(
+        self,
+        control: socket.socket,
+        preloaded: Preloaded,
+        distributions: Distributions,
+        template: Template | None = None,
+    ) -> None:
+        self._template = template
         self._control = control
         self._preloaded = preloaded
         self._distributions = distributions
@@ -806,7 +1135,7 @@ class Attempt:
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
         signal.set_wakeup_fd(-1)
         for number in signal.valid_signals():
-            if number not in (signal.SIGKILL, signal.SIGSTOP):
+            if signal.getsignal(number) not in (signal.SIG_DFL, None):
                 with contextlib.suppress(OSError, ValueError):
                     signal.signal(number, signal.SIG_DFL)
         for number in (signal.SIGPIPE, signal.SIGXFSZ):
@@ -847,13 +1176,19 @@ class Attempt:
             raise StartError(str(error)) from error
         script = os.path.join(os.path.dirname(job["python"]), command.name) if command.name else ""
         fork = bool(command.name) and self._preloaded.entrypoint is not None and not needs_fresh_process(environment)
+        template = self._template
+        if template is not None and not template.fits(command, environment, self._distributions):
+            fork, template = False, None  # a new process imports nothing but what it is to import
         if fork or command.distribution:
             self._preloaded.renew_for_job(environment)
         sys.path[:] = [p for p in environment.get("PYTHONPATH", "").split(os.pathsep) if p] + self._preloaded.path
         if command.distribution:
             fetch = None if self._preloaded.is_missing else self._preloaded.fetch
             try:
-                self._distributions.lay(command.distribution, folder, fetch)
+                if template is not None and fork:
+                    template.settle_in(folder)
+                else:
+                    self._distributions.lay(command.distribution, folder, fetch)
             except DistributionError as error:
                 raise StartError(str(error)) from error
             given = os.environ.get("PYTHONPATH")
@@ -1069,14 +1404,20 @@ class Running:
 class Zygote:
     """The process that forks, reaps, and answers the platform."""
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, settings: Mapping[str, Any], preloaded: Preloaded | None = None, template: Template | None = None
+    ) -> None:
+        self._settings = dict(settings)
+        self._template = template
+        self._templates: set[int] = set()
+        """The templates that were forked from this zygote, by pid."""
         self._name: str = settings["name"]
         self._python: str = settings["python"]
         self._warm_wanted: int = settings["warm"]
         self._outlive: float = settings["outlive"]
         self._grace: float = settings["grace"]
         self._patience_alone = min(self._outlive, UNMET_SECONDS)
-        self._preloaded = Preloaded()
+        self._preloaded = preloaded or Preloaded()
         self._distributions = Distributions(settings["cache"], settings["cache_limit"])
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._platform: socket.socket | None = None
@@ -1094,6 +1435,21 @@ class Zygote:
 
     def run(self, without: str | None) -> None:
         """Serve until retired, or until left alone for too long; `without` preloading for that reason, if given."""
+        self._introduce()
+        self._listen()
+        if without is None:
+            self._preloaded.load()
+        else:
+            self._preloaded.skip(without)
+        self._preloaded.settle()
+        if self._preloaded.entrypoint is not None:
+            self._preloaded.rehearse()
+        if without is None and self._preloaded.problem is not None and not self._preloaded.is_missing:
+            self._restart_without(self._preloaded.problem)
+        self._serve()
+
+    def _introduce(self) -> None:
+        """Take the signals of a zygote, and say under its name which process it is."""
         for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._on_terminate)
@@ -1105,18 +1461,13 @@ class Zygote:
             os.unlink(self._name + ".sock")
         itself = process(os.getpid())
         write_json(self._name + ".json", {"pid": os.getpid(), "start": itself.start if itself else 0})
+
+    def _listen(self) -> None:
         self._listener.bind(self._name + ".sock")
         self._listener.listen(8)
         self._listener.setblocking(False)
-        if without is None:
-            self._preloaded.load()
-        else:
-            self._preloaded.skip(without)
-        self._preloaded.settle()
-        if self._preloaded.entrypoint is not None:
-            self._preloaded.rehearse()
-        if without is None and self._preloaded.problem is not None and not self._preloaded.is_missing:
-            self._restart_without(self._preloaded.problem)
+
+    def _serve(self) -> None:
         self._alone_since = time.monotonic()  # the platform that started this is already in the listener's queue
         try:
             while not (self._finished() or self._alone_too_long()):
@@ -1262,6 +1613,8 @@ class Zygote:
                 self._end(message)
             elif message["op"] == "retire":
                 self._retired = True
+            elif message["op"] == "template":
+                self._fork_template(message)
 
     # -- attempts --
 
@@ -1342,7 +1695,7 @@ class Zygote:
             pid = os.fork()
             if pid == 0:
                 ours.close()
-                Attempt(theirs, self._preloaded, self._distributions).live()
+                Attempt(theirs, self._preloaded, self._distributions, self._template).live()
         except OSError as error:
             sys.stderr.write(f"no child could be forked: {error.strerror}\n")
             ours.close()
@@ -1354,6 +1707,71 @@ class Zygote:
         ours.settimeout(30)
         self._warm[pid] = ours
         return True
+
+    # -- templates --
+
+    def _fork_template(self, order: Mapping[str, Any]) -> None:
+        """Fork a zygote that imports the code of a distribution; that it serves, it says itself."""
+        if self._retired:
+            return
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._become_template(order)
+        except OSError as error:
+            self._say({"op": "templated", "name": order["name"], "pid": 0, "start": 0, "message": error.strerror})
+            return
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        self._templates.add(pid)
+        found = process(pid)
+        self._say({"op": "templated", "name": order["name"], "pid": pid, "start": found.start if found else 0})
+
+    def _become_template(self, order: Mapping[str, Any]) -> NoReturn:
+        """Be a zygote of its own: nothing of the one that it was forked from stays open."""
+        code = 70
+        try:
+            os.setsid()
+            signal.set_wakeup_fd(-1)
+            for open_socket in (self._listener, self._platform, *self._warm.values()):
+                if open_socket is not None:
+                    open_socket.close()
+            for running in self._running.values():
+                running.control.close()
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+            name: str = order["name"]
+            _redirect(name + ".log")
+            os.mkdir(name + ".tmp", 0o700)
+            os.environ["TMPDIR"] = tempfile.tempdir = os.path.abspath(name + ".tmp")
+            successor = Zygote({**self._settings, "name": name}, self._preloaded)
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            successor.run_as_template(order["reference"], order["module"])
+            shutil.rmtree(name + ".tmp", ignore_errors=True)
+            code = 0
+        except NotTemplated as why:
+            sys.stderr.write(f"{why}\n")
+            code = 3
+        except BaseException:  # noqa: BLE001  (nothing may escape into the copy of the other zygote's loop)
+            traceback.print_exc()
+        finally:
+            with contextlib.suppress(Exception):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code)
+
+    def run_as_template(self, reference: str, module: str) -> None:
+        """Import a module of a distribution, then serve like any other zygote.  Raises NotTemplated."""
+        self._introduce()
+        try:
+            self._template = Template.load(reference, module, self._distributions)
+            self._preloaded.settle()
+            self._listen()
+            self._serve()
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._name + ".json")
 
     def _refill_due(self) -> float | None:
         """Monotonic time at which one more child should be forked ahead of need; None while there are enough."""
@@ -1371,6 +1789,9 @@ class Zygote:
             running = self._running.get(pid)
             if running is None:
                 os.waitpid(pid, 0)
+                if pid in self._templates:
+                    self._templates.discard(pid)
+                    self._kill_strays()
                 control = self._warm.pop(pid, None)
                 if control is not None:  # a waiting child died by itself, and the next one may too
                     control.close()
@@ -1382,10 +1803,14 @@ class Zygote:
             self._report(running, status)
 
     def _kill_strays(self) -> None:
-        """Kill what ended attempts left behind: every child that is neither waiting nor an attempt."""
+        """Kill what ended attempts left behind: every child that is neither waiting nor an attempt nor a template.
+
+        What a template left that was killed is among it, and so ends with it.
+        """
+        known = (self._warm, self._running, self._templates)
         give_up = time.monotonic() + 5.0
         while time.monotonic() < give_up:
-            strays = [pid for pid in own_children() if pid not in self._warm and pid not in self._running]
+            strays = [pid for pid in own_children() if not any(pid in each for each in known)]
             if not strays:
                 return
             for pid in strays:

@@ -88,7 +88,8 @@ class Settings:
 
 @functools.cache
 def _program() -> str:
-    return hashlib.sha256(Path(zygote.__file__).read_bytes()).hexdigest()
+    files = [Path(zygote.__file__), Path(zygote.__file__).with_name("plain.py")]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _installed(python: Path) -> list[tuple[str, int]]:
@@ -117,6 +118,10 @@ class Link:
         self.lost = False
         self.resolved = asyncio.Event()
         """Set when it is gone and each of its attempts was put where it belongs."""
+        self.template_of: str | None = None
+        """The kind of the zygote that it was forked from, if it is a template."""
+        self.templating: dict[str, asyncio.Future[Message]] = {}
+        """The templates that were ordered from it and have no process yet, by name."""
         self._reader, self._writer = streams
         self._child = child
 
@@ -139,6 +144,9 @@ class Link:
             log.warning("a zygote cannot be understood", zygote=self.name, pid=self.pid, error=str(error))
         finally:
             self.lost = True
+            for waiting in self.templating.values():
+                if not waiting.done():
+                    waiting.set_exception(EOFError("the zygote ended"))
             self._writer.close()
 
     async def gone(self, directory: Path) -> None:
@@ -213,6 +221,35 @@ def _abandon(child: Child) -> None:
     give_up = time.monotonic() + 5.0
     while time.monotonic() < give_up and any(zygote.is_alive(each.pid, each.start) for each in family.values()):
         time.sleep(0.002)
+
+
+async def template(directory: Path, base: Link, reference: str, module: str) -> Link:
+    """Have a zygote fork one that has a module of a distribution imported, and wait until it serves.
+
+    Raises FailedPrecondition with its objection if attempts could tell the difference, Unavailable if it cannot be made
+    for now.
+    """
+    name = f"template{base.kind}-{uuid.uuid4().hex[:8]}"
+    waiting: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+    base.templating[name] = waiting
+    base.send({"op": "template", "name": name, "reference": reference, "module": module})
+    try:
+        async with asyncio.timeout(HELLO_SECONDS):
+            said = await waiting
+        if not said["pid"]:
+            raise Unavailable(f"no process could be made for a template: {said['message']}")
+        try:
+            link = await _meet(directory, name, said["pid"], said["start"], None)
+        except EOFError as error:
+            objection = _read(directory / f"{name}.log").strip()[-2000:]
+            await asyncio.to_thread(_remove_files, directory, name)
+            raise FailedPrecondition(objection or str(error)) from error
+    except (OSError, EOFError, TimeoutError) as error:
+        raise Unavailable(f"a template could not be made: {error}") from error
+    finally:
+        del base.templating[name]
+    link.template_of = base.kind
+    return link
 
 
 async def adopt(directory: Path) -> list[Link]:
