@@ -1,5 +1,7 @@
 """A platform with what plugins need: connectors, secrets, a database file; and a client that only launches and looks.
 
+It shows the items of maps as nodes (`propeller.array-node-config.event-version`), as others do not.
+
 There may be only one of flytekit's own clients in a process, so this one is flyteidl's stubs.
 """
 
@@ -27,6 +29,7 @@ from .instance import Instance, free_port, running, wait_until
 PROJECT = "flytesnacks"
 DOMAIN = "development"
 HERE = Path(__file__).parent
+MODULES = ("plugged.py", "rest.py")
 PASSWORD = "correct-horse-battery-staple"
 TOKEN = "token-9f8e7d6c5b4a"
 _OVER = {
@@ -69,12 +72,12 @@ class Plugged:
             self._channel = None
 
     def launch(self, workflow: str, **inputs: Any) -> identifier_pb2.WorkflowExecutionIdentifier:
-        """Start a workflow of the module `plugged` by its short name."""
+        """Start a workflow: of the module `plugged` by its short name, of another by its whole one."""
         plan = identifier_pb2.Identifier(
             resource_type=identifier_pb2.LAUNCH_PLAN,
             project=PROJECT,
             domain=DOMAIN,
-            name=f"plugged.{workflow}",
+            name=workflow if "." in workflow else f"plugged.{workflow}",
             version=self.version,
         )
         request = execution_pb2.ExecutionCreateRequest(
@@ -174,6 +177,7 @@ def plugged_platform(base: Path) -> Iterator[Plugged]:
     connection.close()
     config = home / "connectors.yaml"
     config.write_text(
+        "propeller:\n  array-node-config: {event-version: 1}\n"
         "plugins:\n  connector-service:\n    pollInterval: 1s\n    connectors:\n"
         f"      slow: {{endpoint: 'localhost:{port}', insecure: true, defaultTimeout: 5s}}\n"
     )
@@ -184,7 +188,7 @@ def plugged_platform(base: Path) -> Iterator[Plugged]:
     plugged.start_connector()
     try:
         with running(plugged.instance):
-            done = plugged.instance.pyflyte("register", "--version", plugged.version, "plugged.py", cwd=project)
+            done = plugged.instance.pyflyte("register", "--version", plugged.version, *MODULES, cwd=project)
             assert done.returncode == 0, done.stdout + done.stderr
             try:
                 yield plugged

@@ -6,6 +6,7 @@ A job is a folder: what the connector was asked to do, and what becomes of it, a
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,8 @@ class SlowConnector(AsyncConnectorBase):
         match resource_meta.order:
             case "fail":
                 return Resource(TaskExecution.FAILED, message="the job broke")
+            case "once" if (folder / "created").read_text().count("\n") < 2:
+                return Resource(TaskExecution.FAILED, message="the job broke")
             case "flaky" if (folder / "created").read_text().count("\n") < 2:
                 return Resource(TaskExecution.RETRYABLE_FAILED, message="the job had no luck")
         return Resource(TaskExecution.SUCCEEDED, outputs={"o0": f"done {resource_meta.order}"}, custom_info={"x": 1})
@@ -108,7 +111,33 @@ class AddingConnector(SyncConnectorBase):
         return Resource(TaskExecution.SUCCEEDED, outputs={"o0": values["a"] + values["b"]})
 
 
+class NotingConnector(SyncConnectorBase):
+    """Runs `note-down` tasks."""
+
+    name = "Noting Connector"
+
+    def __init__(self) -> None:
+        super().__init__(task_type_name="note-down")
+
+    def do(
+        self, task_template: TaskTemplate, output_prefix: str, inputs: LiteralMap | None = None, **kwargs: Any
+    ) -> Resource:
+        """Note that it was asked; answer late, not the first time, or at once."""
+        assert inputs is not None
+        values = _values(inputs, folder=str, order=str)
+        with (Path(values["folder"]) / "sync").open("a+") as file:
+            file.write("asked\n")
+            file.seek(0)
+            asked = len(file.readlines())
+        if values["order"] == "late":
+            time.sleep(4)
+        if values["order"] == "once" and asked < 2:
+            raise ValueError("not the first time")
+        return Resource(TaskExecution.SUCCEEDED, outputs={"o0": asked})
+
+
 ConnectorRegistry.register(SlowConnector(), override=True)
+ConnectorRegistry.register(NotingConnector(), override=True)
 ConnectorRegistry.register(AddingConnector(), override=True)
 
 
@@ -133,6 +162,14 @@ class AddTwo(SyncConnectorExecutorMixin, PythonTask[Any]):
         )
 
 
+class NoteDown(SyncConnectorExecutorMixin, PythonTask[Any]):
+    """A task for the third."""
+
+    def __init__(self, name: str, **kwargs: Any) -> None:
+        interface = Interface({"folder": str, "order": str}, {"o0": int})
+        super().__init__(task_type="note-down", name=name, interface=interface, **kwargs)
+
+
 class OfNoType(PythonTask[Any]):
     """A task of a type that nobody runs."""
 
@@ -140,4 +177,4 @@ class OfNoType(PythonTask[Any]):
         super().__init__(task_type="nobody-runs-this", name=name, interface=Interface({"a": int}, {"o0": int}))
 
 
-__all__ = ["AddTwo", "OfNoType", "SlowJob"]
+__all__ = ["AddTwo", "NoteDown", "OfNoType", "SlowJob"]

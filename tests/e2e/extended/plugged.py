@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from connectors import AddTwo, OfNoType, SlowJob  # type: ignore[import-not-found]
-from flytekit import ContainerTask, PythonFunctionTask, Resources, Secret, current_context, kwtypes, task, workflow
-from flytekit.configuration import SerializationSettings
+from flytekit import ContainerTask, Resources, Secret, current_context, kwtypes, task, workflow
 from flytekit.core.base_task import TaskMetadata
 from flytekit.core.task import Echo
 from flytekit.exceptions.user import FlyteRecoverableException
 from flytekit.extras.sqlite3.task import SQLite3Config, SQLite3Task
 from flytekit.extras.tasks.shell import OutputLocation, ShellTask
-from flytekit.models.task import K8sObjectMetadata, K8sPod
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
+from pods import InPod  # type: ignore[import-not-found]
 
 echo = Echo(name="plugged.echo", inputs={"a": int, "b": str})
 slow_job = SlowJob(name="plugged.slow_job", metadata=TaskMetadata(retries=1))
@@ -137,38 +134,6 @@ def raw_without_command() -> int:
 @workflow
 def raw_that_exits() -> int:
     return exiting()
-
-
-class InPod(PythonFunctionTask[Any]):
-    """What a task with a pod template registers, for those who have no Kubernetes client."""
-
-    def __init__(self, function: Callable[..., Any], annotations: dict[str, str] | None = None, **kwargs: Any) -> None:
-        super().__init__(task_config=None, task_function=function, **kwargs)
-        self._pod_annotations = annotations or {}
-
-    def get_container(self, settings: SerializationSettings) -> None:
-        """There is none but the pod's."""
-
-    def get_k8s_pod(self, settings: SerializationSettings) -> K8sPod:
-        """A pod with a primary container, and one that only a cluster would run."""
-        main = super().get_container(settings)
-        container = {
-            "name": "main",
-            "image": main.image,
-            "args": self.get_command(settings),
-            "env": [{"name": "FROM_THE_POD", "value": "1"}],
-        }
-        if main.resources.limits:
-            container["resources"] = {"limits": {"memory": main.resources.limits[0].value}}
-        beside = {"name": "logs", "image": "example.org/logs:v1", "command": ["sleep", "inf"]}
-        return K8sPod(
-            metadata=K8sObjectMetadata(labels={"team": "tests"}, annotations=self._pod_annotations),
-            pod_spec={"containers": [beside, container]},
-        )
-
-    def get_config(self, settings: SerializationSettings) -> dict[str, str]:
-        """Which container is the primary one."""
-        return {"primary_container_name": "main"}
 
 
 def podded(a: int) -> str:
