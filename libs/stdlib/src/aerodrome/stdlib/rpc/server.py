@@ -21,6 +21,7 @@ from grpc_reflection.v1alpha import reflection
 
 from aerodrome.stdlib.errors import AerodromeError, FailedPrecondition, Unavailable
 from aerodrome.stdlib.logger import get_logger
+from aerodrome.stdlib.rpc.accepting import new_server
 from aerodrome.stdlib.rpc.registry import Call, Door, Metadata, Method, Registry
 from aerodrome.stdlib.rpc.status import DETAILS_KEY, outcome
 
@@ -73,8 +74,8 @@ class RpcServer:
 
     async def start(self) -> None:
         """Bind and serve; raises Unavailable, naming the address, if it is taken."""
-        server = grpc.aio.server(
-            options=(
+        server = new_server(
+            (
                 ("grpc.max_receive_message_length", self._max_message_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),
