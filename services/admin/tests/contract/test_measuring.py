@@ -8,13 +8,19 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from flyteidl.admin.execution_pb2 import ExecutionCreateRequest, ExecutionMetadata
+from flyteidl.core.identifier_pb2 import WorkflowExecutionIdentifier
 
+from aerodrome.admin.config import AdminConfig
+from aerodrome.admin.managers.gauges import GaugeKeeper
 from aerodrome.admin.rpc.measuring import ENDPOINTS, measure
+from aerodrome.stdlib.clock import ManualClock
+from aerodrome.stdlib.logger import capture
 from aerodrome.stdlib.postgres.testing import ServerForTests
 from aerodrome.stdlib.telemetry import Metrics, Telemetry
 
 from .doors import METHODS, by_grpc, granted, place_of, request_of
-from .serving import Served, reference, served
+from .serving import Served, identifier, reference, refused, served
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -84,6 +90,121 @@ async def test_what_is_recorded_is_counted_once(platform: Served, metrics: Metri
     assert value(metrics, f"{scope}:node_execution_manager:node_execution_events_created") == 1
     assert value(metrics, f"{scope}:task_execution_manager:task_execution_events_created") == 1
     assert value(metrics, f"{scope}:execution_manager:executions_terminated", phase="FAILED") == 1
+    for manager, part in (("node_execution_manager", "node"), ("task_execution_manager", "task")):
+        assert value(metrics, f"{scope}:{manager}:{part}_executions_created") == 1
+        assert value(metrics, f"{scope}:{manager}:closure_size_bytes_count") >= 1
+    lasted = f"{scope}:execution_manager:flytesnacks:development:workflow_execution_duration_ns"
+    assert (value(metrics, f"{lasted}_count"), value(metrics, f"{lasted}_sum")) == (1, pytest.approx(3e9))
+
+
+async def test_what_ends_is_counted_by_its_phase(platform: Served, metrics: Metrics) -> None:
+    execution = await platform.launch("w", "ending")
+    await platform.workflow_event(execution, "RUNNING", "00:01")
+    await platform.node_event(execution, "a", "RUNNING", "00:02")
+    for attempt, phase in ((0, "RETRYABLE_FAILED"), (1, "SUCCEEDED")):
+        await platform.task_event(execution, "a", "t", attempt, "RUNNING", "00:03")
+        await platform.task_event(execution, "a", "t", attempt, phase, "00:04")
+    await platform.node_event(execution, "a", "SUCCEEDED", "00:05")
+    scope = "flyte:admin"
+    for phase in ("RETRYABLE_FAILED", "SUCCEEDED"):
+        name = f"{scope}:task_execution_manager:task_executions_terminated"
+        assert value(metrics, name, phase=phase) == 1
+    assert value(metrics, f"{scope}:task_execution_manager:task_executions_created") == 3
+    assert value(metrics, f"{scope}:node_execution_manager:node_executions_terminated", phase="SUCCEEDED") == 1
+
+
+async def test_what_is_in_progress_is_counted_now_and_then(platform: Served, telemetry: Telemetry) -> None:
+    execution = await platform.launch("w", "going-on")
+    await platform.workflow_event(execution, "RUNNING", "00:01")
+    await platform.node_event(execution, "a", "RUNNING", "00:02")
+    await platform.task_event(execution, "a", "t", 0, "RUNNING", "00:03")
+    where = {
+        "executions": "execution_manager:active_executions",
+        "node_executions": "node_execution_manager:active_node_executions",
+        "task_executions": "task_execution_manager:active_executions",
+    }
+    metrics = Metrics()
+    keeper = GaugeKeeper(platform.database, ManualClock(), AdminConfig(), metrics)
+    await keeper.count()
+    for table, name in where.items():
+        alive = await platform.database.fetchval(
+            f"SELECT count(*) FROM {table} x JOIN executions e USING (execution_id) "
+            "WHERE x.phase = ANY ($1) AND e.phase = ANY ($1)",
+            ["UNDEFINED", "QUEUED", "RUNNING"],
+        )
+        assert value(metrics, f"flyte:admin:{name}") == alive >= 1, table
+    assert value(telemetry.metrics, "flyte:admin:execution_manager:active_executions") >= 0  # shown before it counts
+
+
+async def test_a_count_that_takes_too_long_is_tried_again_later_and_later(platform: Served) -> None:
+    clock, metrics = ManualClock(), Metrics()
+    keeper = GaugeKeeper(platform.database, clock, AdminConfig(), metrics)
+
+    def pauses() -> list[float]:
+        return [line["seconds"] for line in said if "not counted" in line["msg"]]
+
+    with capture() as said:
+        async with platform.database.transaction() as conn:
+            await conn.execute("LOCK TABLE executions IN ACCESS EXCLUSIVE MODE")
+            counting = asyncio.create_task(keeper.run())
+            try:
+                async with asyncio.timeout(30):
+                    while len(said) < 2:
+                        await asyncio.sleep(0.05)
+                        await clock.advance(60)
+            finally:
+                counting.cancel()
+                await asyncio.wait([counting])
+    assert pauses()[:2] == [60, 120]
+
+
+async def test_what_is_registered_shown_and_refused_is_counted(platform: Served, metrics: Metrics) -> None:
+    scope = "flyte:admin"
+    before = value(metrics, f"{scope}:task_manager:num_registered")
+    await platform.register("counted", [{**NODES[0], "taskNode": {"referenceId": reference("TASK", "u")}}], tasks=["u"])
+    assert value(metrics, f"{scope}:task_manager:num_registered") == before + 1
+    for name in (
+        "task_manager:closure", "launch_plan_manager:spec", "launch_plan_manager:closure",
+        "workflow_manager:typed_interface",
+    ):  # fmt: skip
+        assert value(metrics, f"{scope}:{name}_size_bytes_count") >= 1, name
+    failures = value(metrics, f"{scope}:workflow_manager:compilation_failures")
+    _, said = await refused(
+        platform.register("bad", [{"id": "a", "taskNode": {"referenceId": reference("TASK", "none")}}], tasks=[])
+    )
+    assert "failed to compile" in said
+    assert value(metrics, f"{scope}:workflow_manager:compilation_failures") == failures + 1
+    execution = await platform.launch("counted", "shown")
+    shown = value(metrics, f"{scope}:user_execution_metrics:output_size_bytes_count")
+    await granted(platform, "GetExecutionData", {"id": place_of("shown")})
+    assert value(metrics, f"{scope}:user_execution_metrics:output_size_bytes_count") == shown + 1
+    await platform.workflow_event(execution, "RUNNING", "00:01")
+    await platform.node_event(execution, "a", "RUNNING", "00:02")
+    await granted(platform, "GetNodeExecutionData", {"id": {"executionId": place_of("shown"), "nodeId": "a"}})
+    for what in ("input", "output"):
+        assert value(metrics, f"{scope}:node_execution_manager:{what}_size_bytes_count") == 1
+
+
+async def test_an_event_of_what_nobody_knows_is_counted_where_dashboards_look(
+    platform: Served, metrics: Metrics
+) -> None:
+    name = "flyte:admin:node_execution_manager:missing_workflow_execution"
+    before = value(metrics, name)
+    unknown = WorkflowExecutionIdentifier(project="flytesnacks", domain="development", name="nobody")
+    code, _ = await refused(platform.node_event(unknown, "a", "RUNNING", "00:02"))
+    assert code == "NOT_FOUND"
+    assert value(metrics, name) == before + 1
+    assert value(metrics, "flyte:admin:builder:flytepropeller:build_successes") >= 1
+
+
+async def test_how_late_a_schedules_execution_is_made_is_timed(platform: Served, metrics: Metrics) -> None:
+    request = ExecutionCreateRequest(project="flytesnacks", domain="development", name="late")
+    request.spec.launch_plan.CopyFrom(identifier("LAUNCH_PLAN", "w"))
+    request.spec.metadata.mode = ExecutionMetadata.SCHEDULED
+    request.spec.metadata.scheduled_at.seconds = 10**17  # no time that there is
+    await platform.admin.CreateExecution(request)
+    name = "flyte:admin:execution_manager:flytesnacks:development:scheduled_execution_delay_ns"
+    assert value(metrics, f"{name}_count") == 1
 
 
 class Broken:

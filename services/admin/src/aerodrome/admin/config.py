@@ -38,7 +38,9 @@ class FlyteAdminConfig(Section):
         "project", "domain", "wf", "task", "phase", "tasktype", "runtime_type", "runtime_version", "app_name",
     )  # fmt: skip
     profiler_port: int = Field(default=10254, ge=0, le=65535)
-    """The operational port: /metrics, /healthcheck, /version, /config; 0 for none."""
+    """The operational port: /metrics, /healthz, /readyz, /version, /config; 0 for none."""
+    gauge_interval: Duration = timedelta(seconds=30)
+    """How often executions, nodes and attempts in progress are counted for /metrics; zero never counts them."""
     metadata_storage_prefix: tuple[str, ...] = ("metadata", "admin")
     """Where workflow closures are stored, as path elements below the storage's base."""
     event_version: int = 2

@@ -21,10 +21,11 @@ from aerodrome.admin.managers.attributes import AttributeManager
 from aerodrome.admin.managers.children import ChildManager
 from aerodrome.admin.managers.compiling import Compiler
 from aerodrome.admin.managers.concurrency import ConcurrencyManager
-from aerodrome.admin.managers.counting import JournalCounters
+from aerodrome.admin.managers.counting import JournalCounters, Sizes, counting_failures
 from aerodrome.admin.managers.data import DataManager
 from aerodrome.admin.managers.dataproxy import DataProxyManager
 from aerodrome.admin.managers.executions import ExecutionManager
+from aerodrome.admin.managers.gauges import GaugeKeeper
 from aerodrome.admin.managers.items import ItemManager
 from aerodrome.admin.managers.journal import JournalWriter
 from aerodrome.admin.managers.launch_plans import LaunchPlanManager
@@ -57,7 +58,7 @@ from aerodrome.stdlib.postgres.notify import Announcer, Listener
 from aerodrome.stdlib.postgres.outbox import OutboxRelay, Outgoing, Publish
 from aerodrome.stdlib.pubsub.bus import Bus
 from aerodrome.stdlib.storage import Storage
-from aerodrome.stdlib.telemetry import Telemetry
+from aerodrome.stdlib.telemetry import Metrics, Telemetry
 
 log = get_logger(__name__)
 
@@ -103,6 +104,9 @@ class Admin:
         if publish is None:
             publish = _nobody_listens if bus is None else Announcements(database, bus, outside).publish
         # A bus within the process returns when a message is handled: many wait at once.
+        metrics = Metrics() if telemetry is None else telemetry.metrics
+        scope = config.flyteadmin.metrics_scope
+        publish = counting_failures(publish, metrics, scope=scope)
         self._relay = OutboxRelay(database, publish, parallel=_ANNOUNCED_AT_ONCE)
         self._work = WorkAnnouncer(self._announcer)
         self._sessions = SessionManager(database, clock, config)
@@ -130,16 +134,16 @@ class Admin:
         )
         self._journal.subscribe(self._concurrency.told)
         if telemetry is not None:
-            counters = JournalCounters(telemetry.metrics, scope=config.flyteadmin.metrics_scope)
-            self._journal.subscribe(counters.told)
-        workflows = WorkflowManager(database, storage, clock, config, self._compiler)
+            self._journal.subscribe(JournalCounters(metrics, scope=scope).told)
+        self._gauges = GaugeKeeper(database, clock, config, metrics)
+        workflows = WorkflowManager(database, storage, clock, config, self._compiler, metrics=metrics)
         reading = ReadingManager(database)
-        data = DataManager(database, storage, config.remote_data)
+        data = DataManager(database, storage, config.remote_data, sizes=Sizes(metrics, scope=scope))
         self.managers = Managers(
             projects=ProjectManager(database, config),
-            tasks=TaskManager(database, clock, config, self._compiler),
+            tasks=TaskManager(database, clock, config, self._compiler, metrics=metrics),
             workflows=workflows,
-            launch_plans=LaunchPlanManager(database, clock, config, self._compiler),
+            launch_plans=LaunchPlanManager(database, clock, config, self._compiler, metrics=metrics),
             names=NamedEntityManager(database),
             executions=ExecutionManager(
                 database,
@@ -207,6 +211,7 @@ class Admin:
                     ("concurrency", self._concurrency.run()),
                     ("partitions", self._partitions.run()),
                     ("outbox", self._relay.run()),
+                    ("gauges", self._gauges.run()),
                     ("retention", self.retention.run()),
                 ):
                     group.create_task(part, name=f"admin {name}")

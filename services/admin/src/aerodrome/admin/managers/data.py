@@ -31,6 +31,7 @@ from google.protobuf.message import DecodeError
 
 from aerodrome.admin.config import RemoteDataConfig
 from aerodrome.admin.domain.validation import check_execution_id, check_node_execution_id, check_task_execution_id
+from aerodrome.admin.managers.counting import Sizes
 from aerodrome.admin.repositories.execution_views import ExecutionViews
 from aerodrome.admin.repositories.node_executions import NodeExecutionViews
 from aerodrome.admin.repositories.task_executions import TaskExecutionViews
@@ -38,6 +39,7 @@ from aerodrome.stdlib.errors import AerodromeError, Internal, NotFound
 from aerodrome.stdlib.logger import get_logger
 from aerodrome.stdlib.postgres.database import Database
 from aerodrome.stdlib.storage import Storage
+from aerodrome.stdlib.telemetry import Metrics
 
 log = get_logger(__name__)
 
@@ -56,8 +58,11 @@ class _Literals:
 class DataManager:
     """Reads literals from where rows say they are."""
 
-    def __init__(self, database: Database, storage: Storage, config: RemoteDataConfig) -> None:
+    def __init__(
+        self, database: Database, storage: Storage, config: RemoteDataConfig, *, sizes: Sizes | None = None
+    ) -> None:
         self._storage = storage
+        self._sizes = sizes or Sizes(Metrics(), scope="")
         self._config = config
         self._executions = ExecutionViews(database)
         self._nodes = NodeExecutionViews(database)
@@ -75,6 +80,7 @@ class DataManager:
                 closure.outputs.values if closure.outputs.HasField("values") else closure.output_data,
             ),
         )
+        self._sizes.execution.shown(outputs.literals.ByteSize())
         return WorkflowExecutionGetDataResponse(
             inputs=inputs.link, outputs=outputs.link, full_inputs=inputs.literals, full_outputs=outputs.literals
         )
@@ -90,6 +96,7 @@ class DataManager:
         inputs, outputs = await self._both(
             self._literals(row["input_uri"], None), self._literals(closure.output_uri, closure.output_data)
         )
+        self._sizes.node.shown(outputs.literals.ByteSize(), inputs.literals.ByteSize())
         execution = key.execution_id
         prefix = f"flyte://v1/{execution.project}/{execution.domain}/{execution.name}/{key.node_id}"
         answer = NodeExecutionGetDataResponse(
@@ -116,6 +123,7 @@ class DataManager:
         inputs, outputs = await self._both(
             self._literals(row["input_uri"], None), self._literals(closure.output_uri, closure.output_data)
         )
+        self._sizes.task.shown(outputs.literals.ByteSize(), inputs.literals.ByteSize())
         node = key.node_execution_id
         execution = node.execution_id
         prefix = (

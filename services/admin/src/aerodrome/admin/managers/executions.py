@@ -51,6 +51,7 @@ from aerodrome.admin.domain.validation import (
 )
 from aerodrome.admin.managers.compiling import Compiler
 from aerodrome.admin.managers.concurrency import ConcurrencyManager, LimitReached, WorkAnnouncer, name_taken
+from aerodrome.admin.managers.counting import Places
 from aerodrome.admin.managers.remembering import Remembered
 from aerodrome.admin.managers.workflows import WorkflowManager
 from aerodrome.admin.repositories.executions import (
@@ -172,6 +173,7 @@ class ExecutionManager:
         user_scope = f"{config.flyteadmin.metrics_scope}admin:user_execution_metrics"
         self._input_bytes = counters.histogram(f"{user_scope}:input_size_bytes", buckets=_SIZE_BUCKETS)
         self._acceptance = counters.stopwatch(f"{scope}:acceptance_delay", unit="s")
+        self._places = Places(counters, scope=config.flyteadmin.metrics_scope)
         self._situations = Situations(database)
         self._new: SharedStatements[NewExecution, bool] = SharedStatements(
             self._insert_many, size_bytes=lambda new: new.spec.ByteSize() + new.closure.ByteSize()
@@ -292,6 +294,9 @@ class ExecutionManager:
         self._closure_bytes.observe(resolved.closure.ByteSize())
         self._input_bytes.observe(inputs.ByteSize())
         self._acceptance.observe((self._clock.now() - now).total_seconds())
+        if resolved.spec.metadata.HasField("scheduled_at"):
+            wanted_at = resolved.spec.metadata.scheduled_at  # as a caller gave it, so perhaps no time that there is
+            self._places.scheduled(key.project, key.domain, now.timestamp() - wanted_at.seconds)
         if resolved.closure.HasField("error"):
             self._failed.add()
             log.warning("launch failed", execution=_text(key), error=resolved.closure.error.message)

@@ -26,6 +26,7 @@ from aerodrome.admin.domain.validation import (
     proto_text,
 )
 from aerodrome.admin.managers.compiling import Compiler
+from aerodrome.admin.managers.counting import SIZE_BUCKETS
 from aerodrome.admin.managers.projects import Place
 from aerodrome.admin.repositories.launch_plans import LaunchPlanRepository
 from aerodrome.admin.repositories.workflows import WorkflowRepository
@@ -34,6 +35,7 @@ from aerodrome.stdlib.clock import Clock
 from aerodrome.stdlib.errors import AerodromeError, AlreadyExists, InvalidArgument, NotFound
 from aerodrome.stdlib.postgres.database import Database
 from aerodrome.stdlib.postgres.outbox import Outbox
+from aerodrome.stdlib.telemetry import Metrics
 
 TOPIC = "launch_plans.changed"
 """Where changes of state are announced: key `project:domain:name`, body flyteidl.admin.LaunchPlanUpdateRequest."""
@@ -42,7 +44,19 @@ TOPIC = "launch_plans.changed"
 class LaunchPlanManager:
     """Launch plans, of which only the state ever changes."""
 
-    def __init__(self, database: Database, clock: Clock, config: AdminConfig, compiler: Compiler) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        config: AdminConfig,
+        compiler: Compiler,
+        *,
+        metrics: Metrics | None = None,
+    ) -> None:
+        scope = f"{config.flyteadmin.metrics_scope}admin:launch_plan_manager"
+        counters = metrics or Metrics()
+        self._spec_bytes = counters.histogram(f"{scope}:spec_size_bytes", buckets=SIZE_BUCKETS)
+        self._closure_bytes = counters.histogram(f"{scope}:closure_size_bytes", buckets=SIZE_BUCKETS)
         self._db = database
         self._clock = clock
         self._config = config
@@ -68,9 +82,12 @@ class LaunchPlanManager:
         launch_plan, digest = await self._compiler.launch_plan(
             request, workflow.interface, artifacts_enabled=self._config.flyteadmin.feature_gates.enable_artifacts
         )
+        spec_bytes, closure_bytes = launch_plan.spec.ByteSize(), launch_plan.closure.ByteSize()
+        self._spec_bytes.observe(spec_bytes)
+        self._closure_bytes.observe(closure_bytes)
         check_size(
             "launch plan",
-            launch_plan.spec.ByteSize() + launch_plan.closure.ByteSize(),
+            spec_bytes + closure_bytes,
             self._config.registration.max_entity_bytes,
         )
         async with self._db.transaction() as conn:

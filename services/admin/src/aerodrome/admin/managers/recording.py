@@ -36,7 +36,15 @@ from aerodrome.admin.domain.folding import (
     force_abort_workflow,
     same_execution,
 )
-from aerodrome.admin.domain.phases import WORKFLOW_NAMES, WORKFLOW_TERMINAL, TaskPhase, Writer
+from aerodrome.admin.domain.phases import (
+    NODE_TERMINAL,
+    NOTHING,
+    TASK_OVER,
+    WORKFLOW_NAMES,
+    WORKFLOW_TERMINAL,
+    TaskPhase,
+    Writer,
+)
 from aerodrome.admin.domain.rows import Folded, NodeRow, TaskKey, TaskRow
 from aerodrome.admin.domain.validation import not_found, proto_text
 from aerodrome.admin.domain.verdicts import (
@@ -66,6 +74,8 @@ from aerodrome.stdlib.postgres.database import Connection, Database
 
 _FOLD_AT_ONCE = 200
 """How many transitions are folded before others get a turn."""
+_SIZES_TOLD = 4
+"""Of how many nodes, and attempts, of a group others are told how large their closures are."""
 _ITEMS_PER_WEIGHT = 10
 """How many map items cost as much to write as one transition."""
 
@@ -156,6 +166,16 @@ class Told:
     node_events: int = 0
     task_events: int = 0
     """How many events were accepted, of each kind."""
+    nodes_begun: int = 0
+    tasks_begun: int = 0
+    nodes_ended: dict[int, int] = field(default_factory=dict)
+    tasks_ended: dict[int, int] = field(default_factory=dict)
+    """How many nodes and attempts events began, and ended in each phase."""
+    lasted: list[tuple[str, str, float]] = field(default_factory=list)
+    """Project, domain and duration in seconds of executions that are over and had begun."""
+    node_bytes: list[int] = field(default_factory=list)
+    task_bytes: list[int] = field(default_factory=list)
+    """How large closures are, of a few of those that were written."""
 
     def __bool__(self) -> bool:
         """Whether there is anything to tell."""
@@ -444,6 +464,8 @@ class _Group:
         journal, rows = JournalRepository(connection), FoldedRepository(connection)
         if changes.leases:
             await journal.write(changes, self._now)
+        self.told.node_bytes += [row.closure.ByteSize() for _, row in changes.nodes[:_SIZES_TOLD]]
+        self.told.task_bytes += [row.closure.ByteSize() for _, _, row in changes.tasks[:_SIZES_TOLD]]
         if not self.has_more_to_write:
             return
         items = [
@@ -633,12 +655,17 @@ class _Group:
         working.ended = True
         self.told.ended.append((working.folded.execution_id, working.session_before))
         self.told.ended_in.append(WORKFLOW_NAMES[working.folded.own.phase])
+        duration = working.folded.own.duration
+        if duration is not None:
+            self.told.lasted.append((working.folded.project, working.folded.domain, duration / 1e9))
 
     def _fold(self, working: _Working, report: Report, writer: Writer) -> Verdict:
         if report.refused is not None:
             return report.refused
         folded = working.folded
         if isinstance(report, NodeReport):
+            earlier = folded.nodes.get(report.node_id)
+            begins = earlier is None or not earlier.exists
             if report.event is None:
                 verdict = fold_node_state(folded, report.node_id, report.state)
             else:
@@ -647,9 +674,14 @@ class _Group:
                 node = folded.nodes[report.node_id]
                 assert node is not None  # folding has made it
                 working.nodes[report.node_id] = node
-                self.told.node_events += report.event is not None
+                if report.event is not None:
+                    self.told.node_events += 1
+                    self.told.nodes_begun += begins
+                    if node.phase in NODE_TERMINAL:
+                        self.told.nodes_ended[node.phase] = self.told.nodes_ended.get(node.phase, 0) + 1
             return verdict
         if isinstance(report, TaskReport):
+            begins = not _has_attempt(folded.nodes.get(report.node_id), report.attempt)
             if report.event is None:
                 verdict = fold_task_state(folded, report.node_id, report.attempt, report.state)
             else:
@@ -660,7 +692,12 @@ class _Group:
                 for key, task in node.tasks.items():
                     if key.retry_attempt == report.attempt:
                         working.tasks[report.node_id, key] = task
-                self.told.task_events += report.event is not None
+                if report.event is not None:
+                    self.told.task_events += 1
+                    self.told.tasks_begun += begins
+                    phase = report.event.phase
+                    if phase in TASK_OVER:
+                        self.told.tasks_ended[phase] = self.told.tasks_ended.get(phase, 0) + 1
             return verdict
         if isinstance(report, ItemsReport):
             verdict = fold_items(folded, report.node_id, report.changes)
@@ -781,6 +818,13 @@ def _gate(working: _Working, append: Append) -> ExecutionAppendResult | None:
         if not _speaks_of(report, own):
             return _invalid(append, lease, f"transition {position}: its event speaks of another execution")
     return None
+
+
+def _has_attempt(node: NodeRow | None, attempt: int) -> bool:
+    """Whether an event of the attempt was recorded."""
+    return node is not None and any(
+        key.retry_attempt == attempt and task.phase != NOTHING for key, task in node.tasks.items()
+    )
 
 
 def _speaks_of(report: Report, own: WorkflowExecutionIdentifier) -> bool:

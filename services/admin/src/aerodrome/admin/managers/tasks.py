@@ -12,6 +12,7 @@ from aerodrome.admin.domain.task_resources import platform_resources
 from aerodrome.admin.domain.tasks import check_task
 from aerodrome.admin.domain.validation import check_identifier, check_key_texts, check_size, not_found
 from aerodrome.admin.managers.compiling import Compiler
+from aerodrome.admin.managers.counting import SIZE_BUCKETS
 from aerodrome.admin.managers.projects import Place
 from aerodrome.admin.repositories.named_entities import NamedEntityRepository
 from aerodrome.admin.repositories.resources import ResourceRepository
@@ -21,12 +22,25 @@ from aerodrome.compiler import structural_diff
 from aerodrome.stdlib.clock import Clock
 from aerodrome.stdlib.errors import AlreadyExists, InvalidArgument
 from aerodrome.stdlib.postgres.database import Database
+from aerodrome.stdlib.telemetry import Metrics
 
 
 class TaskManager:
     """Registered tasks, which never change."""
 
-    def __init__(self, database: Database, clock: Clock, config: AdminConfig, compiler: Compiler) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        config: AdminConfig,
+        compiler: Compiler,
+        *,
+        metrics: Metrics | None = None,
+    ) -> None:
+        scope = f"{config.flyteadmin.metrics_scope}admin:task_manager"
+        counters = metrics or Metrics()
+        self._registered = counters.counter(f"{scope}:num_registered")
+        self._closure_bytes = counters.histogram(f"{scope}:closure_size_bytes", buckets=SIZE_BUCKETS)
         self._db = database
         self._clock = clock
         self._config = config
@@ -65,6 +79,8 @@ class TaskManager:
             ):
                 if request.spec.HasField("description"):
                     await NamedEntityRepository(conn).describe(request.id, description)
+                self._registered.add()
+                self._closure_bytes.observe(closure.ByteSize())
                 return
             existing = await tasks.find(request.id)
         if existing is None or existing["digest"] == digest:

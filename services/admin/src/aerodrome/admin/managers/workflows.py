@@ -28,6 +28,7 @@ from aerodrome.admin.domain.naming import path_segment
 from aerodrome.admin.domain.tasks import check_description
 from aerodrome.admin.domain.validation import check_identifier, missing, not_found, proto_text, resource_type_name
 from aerodrome.admin.managers.compiling import Compiler
+from aerodrome.admin.managers.counting import SIZE_BUCKETS
 from aerodrome.admin.managers.projects import Place
 from aerodrome.admin.repositories.launch_plans import LaunchPlanRepository
 from aerodrome.admin.repositories.named_entities import NamedEntityRepository
@@ -40,6 +41,7 @@ from aerodrome.stdlib.errors import AerodromeError, AlreadyExists, Internal, Inv
 from aerodrome.stdlib.logger import get_logger
 from aerodrome.stdlib.postgres.database import Database
 from aerodrome.stdlib.storage import Storage
+from aerodrome.stdlib.telemetry import Metrics
 
 log = get_logger(__name__)
 
@@ -48,8 +50,19 @@ class WorkflowManager:
     """Registered workflows, which never change."""
 
     def __init__(
-        self, database: Database, storage: Storage, clock: Clock, config: AdminConfig, compiler: Compiler
+        self,
+        database: Database,
+        storage: Storage,
+        clock: Clock,
+        config: AdminConfig,
+        compiler: Compiler,
+        *,
+        metrics: Metrics | None = None,
     ) -> None:
+        scope = f"{config.flyteadmin.metrics_scope}admin:workflow_manager"
+        counters = metrics or Metrics()
+        self._refused = counters.counter(f"{scope}:compilation_failures")
+        self._interface_bytes = counters.histogram(f"{scope}:typed_interface_size_bytes", buckets=SIZE_BUCKETS)
         self._db = database
         self._storage = storage
         self._clock = clock
@@ -80,6 +93,7 @@ class WorkflowManager:
         created_at = Timestamp()
         created_at.FromDatetime(now)
         compiled = await self._compiled(identifier, spec, created_at)
+        self._interface_bytes.observe(len(compiled.interface))
         self._check_limits(identifier, compiled)
         async with self._db.connection() as conn:
             existing = await WorkflowRepository(conn).find(identifier)
@@ -139,6 +153,7 @@ class WorkflowManager:
                     raise InvalidArgument(f"missing entity of type {kind} with identifier {proto_text(wanted)}")
             return await self._compiler.compile(spec, tasks, launch_plans, created_at)
         except InvalidArgument as error:
+            self._refused.add()
             raise InvalidArgument(
                 f"failed to compile workflow for [{proto_text(identifier)}] with err: {error.message}"
             ) from error
