@@ -95,6 +95,25 @@ async def test_a_new_holder_is_told_ranges_and_the_errors_of_what_failed(array: 
     assert [ExecutionError.FromString(one.error).message for one in node.items if one.error] == ["bad"]
 
 
+async def test_a_new_holder_is_told_how_long_ago_items_failed_that_wait_for_another_attempt(
+    array: Holder, plane: Replica, database: Database
+) -> None:
+    await array.append(items((0, 9, 0, "QUEUED")), items((2, 3, 0, "RETRYABLE_FAILED"), error="no"))
+    await array.append(items((4, 4, 0, "RETRYABLE_FAILED"), (5, 5, 0, "RUNNING")), items((2, 2, 1, "QUEUED")))
+    async with database.transaction() as connection:
+        await connection.execute("UPDATE node_items SET updated_at = now() - interval '90 s' WHERE item_index <> 4")
+    await plane.stub.CloseSession(CloseSessionRequest(session_id=array.session_id))
+    stream = open_stream(plane.stub, await open_session(plane.stub))
+    assignment = await stream.assignment()
+    stream.cancel()
+    (node,) = assignment.nodes
+    told = {(one.first, one.last): one.failed_ms_ago for one in node.items}
+    assert told.keys() == {(0, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 9)}
+    assert [key for key, ago in told.items() if ago >= 90_000] == [(2, 2), (3, 3)]
+    assert told[4, 4] < 60_000
+    assert [told[key] for key in ((0, 1), (5, 5), (6, 9))] == [0, 0, 0]
+
+
 async def test_a_node_that_is_over_brings_no_items(array: Holder, plane: Replica) -> None:
     done = Events()
     await array.append(items((0, 9, 0, "SUCCEEDED")), done.node("n0", "SUCCEEDED"))

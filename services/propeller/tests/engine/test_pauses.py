@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from flyteidl.core import compiler_pb2, identifier_pb2, tasks_pb2
 from graphs import identifier
@@ -12,8 +14,18 @@ from aerodrome.plugins.api import ErrorKind, Failure
 from aerodrome.propeller.engine.budget import Limits, RetryPolicy, pause_after, policy_of
 from aerodrome.propeller.engine.engine import Engine
 from aerodrome.propeller.engine.graph import END, START, Closure
-from aerodrome.propeller.engine.phases import NodePhase, WorkflowPhase
-from aerodrome.propeller.engine.state import Abort, NodeState, SavedNode, SavedWorkflow, Start, Step, TaskTransition
+from aerodrome.propeller.engine.items import ItemPlan, SavedItem
+from aerodrome.propeller.engine.phases import NodePhase, TaskPhase, WorkflowPhase
+from aerodrome.propeller.engine.state import (
+    Abort,
+    NodeState,
+    SavedNode,
+    SavedWorkflow,
+    Start,
+    StartItem,
+    Step,
+    TaskTransition,
+)
 
 POLICIES = st.builds(
     RetryPolicy,
@@ -84,13 +96,16 @@ def failed(kind: ErrorKind) -> Failure:
     return Failure("Broken", "it broke", kind, retryable=True)
 
 
-def one_task() -> Closure:
+def one_task(*, mapped: bool = False) -> Closure:
     closure = compiler_pb2.CompiledWorkflowClosure()
     closure.tasks.add().template.id.CopyFrom(identifier("task", identifier_pb2.TASK))
     template = closure.primary.template
     template.id.CopyFrom(identifier("w"))
     template.nodes.add(id=START)
     node = template.nodes.add(id="n0")
+    if mapped:
+        node = node.array_node.node
+        node.id = "item"
     node.task_node.reference_id.CopyFrom(identifier("task", identifier_pb2.TASK))
     node.metadata.retries.retries = 2
     template.nodes.add(id=END)
@@ -165,3 +180,29 @@ def test_a_restart_does_not_shorten_a_pause() -> None:
     late = Engine(one_task(), limits=POLICY)
     late.restore(SavedWorkflow(phase=WorkflowPhase.RUNNING, nodes=nodes), 500.0)
     assert starts(late.take()) == [1]
+
+
+def begun_items(step: Step) -> list[tuple[int, int]]:
+    return [(command.index, command.attempt) for command in step.permitted if isinstance(command, StartItem)]
+
+
+@pytest.mark.parametrize("promised", [False, True], ids=["the retry is recorded", "it is not"])
+def test_a_restart_does_not_shorten_the_pause_of_an_item(promised: bool) -> None:
+    plan = ItemPlan(4)
+    waits = SavedItem(1, TaskPhase.RETRYABLE_FAILED, 0) if promised else SavedItem(1, TaskPhase.QUEUED, 1)
+    items = (
+        SavedItem(0, TaskPhase.QUEUED),
+        replace(waits, failed_ago=3.0),
+        SavedItem(2, TaskPhase.QUEUED, 1, failed_ago=4.5),
+        SavedItem(3, TaskPhase.RUNNING, 1),
+    )
+    node = SavedNode(phase=NodePhase.RUNNING, attempts=0, attempt_at=1.0, queued_at=1.0, plan=plan, items=items)
+    engine = Engine(one_task(mapped=True), limits=POLICY)
+    nodes = {"n0": node, START: SavedNode(phase=NodePhase.SUCCEEDED)}
+    engine.restore(SavedWorkflow(phase=WorkflowPhase.RUNNING, nodes=nodes), 100.0)
+    assert begun_items(engine.take()) == [(0, 0), (2, 1), (3, 1)]
+    assert engine.next_deadline() == 101.0
+    engine.tick(100.9)
+    assert begun_items(engine.take()) == []
+    engine.tick(101.0)
+    assert begun_items(engine.take()) == [(1, 1)]

@@ -6,7 +6,7 @@ Source: spec/data-plane.md, section 6.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,12 +28,12 @@ from aerodrome.propeller.engine.state import (
     NodeTransition,
     SavedNode,
     SavedWorkflow,
-    Scope,
     TaskTransition,
     Transition,
     WorkflowTransition,
 )
 from aerodrome.propeller.layout import Layout
+from aerodrome.propeller.plain_events import PlainEvents, in_dynamic_chain, instant_of
 
 PRODUCER = "propeller"
 MAX_MESSAGE = 102_400
@@ -230,22 +230,30 @@ class Transcript:
             if isinstance(transition, NodeTransition):
                 transition.state = _state_with(transition, self._layout)
 
-    def write(self, transitions: Iterable[Written]) -> list[journal_pb2.Transition]:
+    def write(self, transitions: Iterable[Written]) -> Sequence[journal_pb2.Transition]:
         """The journal's form of what `coalesced` gave, in order.  Without `keep`, nodes are as they stand now."""
-        reported = _timestamp(time.time())
-        written = []
+        append = journal_pb2.ExecutionAppend()
+        self.write_to(append, transitions)
+        return append.transitions
+
+    def write_to(self, append: journal_pb2.ExecutionAppend, transitions: Iterable[Written]) -> None:
+        """As `write`, right into an append."""
+        reported = instant_of(time.time())
+        plain = PlainEvents(
+            self._execution, self._layout, producer=PRODUCER, plugin_names=self._plugin_names, reported=reported
+        )
+        written = append.transitions
         for transition in transitions:
             if isinstance(transition, NodeTransition):
-                written.append(journal_pb2.Transition(node=self._node(transition, reported)))
+                self._node(transition, written.add().node, plain, reported)
             elif isinstance(transition, TaskTransition):
-                written.append(journal_pb2.Transition(task=self._task(transition, reported)))
+                self._task(transition, written.add().task, plain, reported)
             elif isinstance(transition, ItemsTransition):
-                written.append(journal_pb2.Transition(items=_items(transition)))
+                written.add(items=_items(transition))
             elif isinstance(transition, ItemEvent):
                 written.append(self._item_event(transition, reported))
             else:
-                written.append(journal_pb2.Transition(workflow=self._workflow(transition)))
-        return written
+                written.add(workflow=self._workflow(transition))
 
     def _item_event(self, transition: ItemEvent, reported: Timestamp) -> journal_pb2.Transition:
         change, node, phase = transition.change, transition.node, transition.phase
@@ -262,7 +270,7 @@ class Transcript:
             id=identifier,
             producer_id=PRODUCER,
             phase=NODE_EVENT[phase],  # type: ignore[arg-type]
-            occurred_at=_timestamp(change.at),
+            occurred_at=instant_of(change.at),
             reported_at=reported,
             event_version=1,
             spec_node_id=f"n{change.index}",
@@ -305,7 +313,7 @@ class Transcript:
             retry_attempt=change.attempt,
             phase=_T.FAILED if change.phase is TaskPhase.RETRYABLE_FAILED else int(change.phase),  # type: ignore[arg-type]
             producer_id=PRODUCER,
-            occurred_at=_timestamp(change.at),
+            occurred_at=instant_of(change.at),
             reported_at=reported,
             task_type=item.task.type,
             event_version=1,
@@ -333,7 +341,7 @@ class Transcript:
                 execution_id=self._execution,
                 producer_id=PRODUCER,
                 phase=number,  # type: ignore[arg-type]
-                occurred_at=_timestamp(transition.at),
+                occurred_at=instant_of(transition.at),
                 error=error,
             )
             if transition.phase is WorkflowPhase.SUCCEEDED:
@@ -341,13 +349,13 @@ class Transcript:
             change.event = event.SerializeToString()
         return change
 
-    def _node(self, transition: NodeTransition, reported: Timestamp) -> journal_pb2.NodeChange:
-        node = transition.node
-        state = _state_with(transition, self._layout) if transition.state is None else transition.state
-        change = journal_pb2.NodeChange(node_id=node.unique_id, state=state)
+    def _node(
+        self, transition: NodeTransition, change: journal_pb2.NodeChange, plain: PlainEvents, reported: Timestamp
+    ) -> None:
+        change.node_id = transition.node.unique_id
+        change.state = _state_with(transition, self._layout) if transition.state is None else transition.state
         if transition.phase is not None:
-            change.event = self._node_event(transition, reported).SerializeToString()
-        return change
+            change.event = plain.node(transition) or self._node_event(transition, reported).SerializeToString()
 
     def _node_event(self, transition: NodeTransition, reported: Timestamp) -> event_pb2.NodeExecutionEvent:
         node, phase = transition.node, transition.phase
@@ -357,7 +365,7 @@ class Transcript:
             id=identifier_pb2.NodeExecutionIdentifier(node_id=node.unique_id, execution_id=self._execution),
             producer_id=PRODUCER,
             phase=NODE_EVENT[phase],  # type: ignore[arg-type]
-            occurred_at=_timestamp(transition.at),
+            occurred_at=instant_of(transition.at),
             reported_at=reported,
             event_version=1,
             spec_node_id=spec.id,
@@ -367,7 +375,7 @@ class Transcript:
             or (self._item_nodes and spec.kind is NodeKind.ARRAY),
             is_array=spec.kind is NodeKind.ARRAY,
             is_dynamic=phase is NodePhase.DYNAMIC_RUNNING or (spec.kind is NodeKind.TASK and node.inner is not None),
-            is_in_dynamic_chain=_in_dynamic_chain(scope),
+            is_in_dynamic_chain=in_dynamic_chain(node),
         )
         if spec.kind is not NodeKind.START:
             event.input_uri = self._layout.inputs(node)
@@ -402,7 +410,18 @@ class Transcript:
             event.task_node_metadata.checkpoint_uri = self._layout.checkpoints(node, transition.attempt)
         return event
 
-    def _task(self, transition: TaskTransition, reported: Timestamp) -> journal_pb2.TaskChange:
+    def _task(
+        self, transition: TaskTransition, change: journal_pb2.TaskChange, plain: PlainEvents, reported: Timestamp
+    ) -> None:
+        change.node_id, change.attempt = transition.node.unique_id, transition.attempt
+        change.event = plain.task(transition) or self._task_event(transition, reported).SerializeToString()
+        if transition.phase is not TaskPhase.QUEUED and transition.phase not in _FINISHED_TASK:
+            # Other phases come with a change of the node, whose state has them.
+            change.state = state_pb2.NodeState(
+                attempts=transition.attempt, task_phase=transition.phase, task_version=transition.version
+            ).SerializeToString()
+
+    def _task_event(self, transition: TaskTransition, reported: Timestamp) -> event_pb2.TaskExecutionEvent:
         node = transition.node
         task = node.spec.task
         assert task is not None
@@ -431,15 +450,7 @@ class Transcript:
             event.error.CopyFrom(error_of(transition.failure))
         elif transition.phase is TaskPhase.SUCCEEDED:
             event.output_uri = self._layout.outputs(node, transition.attempt)
-        change = journal_pb2.TaskChange(
-            node_id=node.unique_id, attempt=transition.attempt, event=event.SerializeToString()
-        )
-        if transition.phase is not TaskPhase.QUEUED and transition.phase not in _FINISHED_TASK:
-            # Other phases come with a change of the node, whose state has them.
-            change.state = state_pb2.NodeState(
-                attempts=transition.attempt, task_phase=transition.phase, task_version=transition.version
-            ).SerializeToString()
-        return change
+        return event
 
 
 def _abortion(change: ItemTransition, code: str) -> Failure | None:
@@ -474,16 +485,6 @@ def _items(transition: ItemsTransition) -> journal_pb2.ItemsChange:
             )  # fmt: skip
         before, last = state, index
     return written
-
-
-def _in_dynamic_chain(scope: Scope) -> bool:
-    """Whether one of the nodes around a scope is dynamic."""
-    known: bool | None = scope.memo.get("dynamic chain")
-    if known is None:
-        owner = scope.owner
-        known = owner is not None and (owner.spec.kind is NodeKind.TASK or _in_dynamic_chain(owner.scope))
-        scope.memo["dynamic chain"] = known
-    return known
 
 
 def _add_info(event: event_pb2.TaskExecutionEvent, info: PhaseInfo) -> None:
@@ -575,20 +576,28 @@ def _state_with(transition: NodeTransition, layout: Layout) -> bytes:
 
 def _state(node: NodeState, phase: NodePhase, layout: Layout) -> bytes:
     inputs, outputs = layout.shares(node.unique_id)
-    return state_pb2.NodeState(
+    state = state_pb2.NodeState(
         phase=phase,
         attempts=node.attempts,
-        system_failures=node.system_failures,
         queued_at=node.queued_at,
         attempt_at=node.attempt_at,
         choice=node.choice + 1,
-        expansion=node.expansion,
-        shared_inputs=inputs,
-        shared_outputs=outputs,
         task_phase=node.task_phase,
-        task_version=node.task_version,
-        items=None if node.items is None else _written_plan(node.items.plan),
-    ).SerializeToString()
+    )
+    # Most nodes have little of what follows, and there may be very many of them.
+    if inputs:
+        state.shared_inputs = inputs
+    if outputs:
+        state.shared_outputs = outputs
+    if node.system_failures:
+        state.system_failures = node.system_failures
+    if node.task_version:
+        state.task_version = node.task_version
+    if node.expansion:
+        state.expansion = node.expansion
+    if node.items is not None:
+        state.items.CopyFrom(_written_plan(node.items.plan))
+    return state.SerializeToString()
 
 
 def _written_plan(plan: ItemPlan) -> state_pb2.ItemPlan:
@@ -617,13 +626,9 @@ def _saved_item(known: journal_pb2.ItemRange) -> SavedItem:
         attempt=known.attempt,
         system_failures=known.system_failures,
         failure=failure_of(known.error),
+        failed_ago=known.failed_ms_ago / 1000,
     )
 
 
-def _timestamp(seconds: float) -> Timestamp:
-    whole = int(seconds)
-    return Timestamp(seconds=whole, nanos=int((seconds - whole) * 1e6) * 1000)
-
-
 def _instant(moment: datetime | None, otherwise: float) -> Timestamp:
-    return _timestamp(moment.timestamp() if moment is not None else otherwise)
+    return instant_of(moment.timestamp() if moment is not None else otherwise)

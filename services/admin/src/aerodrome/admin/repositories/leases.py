@@ -158,7 +158,15 @@ class LeaseRepository:
             for row in await self._connection.fetch(_QUERIES.snapshot_attempts, execution_ids)
         }
         items: dict[tuple[int, str], list[ItemRange]] = {}
-        for row in await self._connection.fetch(_QUERIES.snapshot_items, execution_ids, TaskPhase.FAILED, _ITEM_ERRORS):
+        known = await self._connection.fetch(
+            _QUERIES.snapshot_items,
+            execution_ids,
+            TaskPhase.FAILED,
+            _ITEM_ERRORS,
+            TaskPhase.RETRYABLE_FAILED,
+            TaskPhase.QUEUED,
+        )
+        for row in known:
             items.setdefault((row["execution_id"], row["node_id"]), []).append(_item_range(row))
         snapshots: dict[int, list[NodeSnapshot]] = {}
         for row in await self._connection.fetch(_QUERIES.snapshot_nodes, execution_ids):
@@ -183,6 +191,7 @@ def _item_range(row: Record) -> ItemRange:
         system_failures=row["system_failures"],
         phase=row["phase"],
         error=row["error"] or b"",
+        failed_ms_ago=row["failed_ms_ago"] or 0,
     )
 
 

@@ -290,13 +290,26 @@ class Engine:
             while node.items.promised:
                 index = node.items.promised.pop()
                 self._step.transitions.append(ItemTransition(node, index, _TASK_QUEUED, now))
+            failed_ago, node.items.failed_ago = node.items.failed_ago, {}
             for index in node.items.live():
-                self._start_item(node, index, now)
+                self._resume_item(node, index, now, failed_ago.get(index))
             self._next_items(node, now)
         elif node.inner is None and node.spec.kind is _KIND_TASK and node.attempt_at > now:
             self._pause(node.attempt_at, node, -1, node.attempts)
         elif node.inner is None:
             self._step.permitted.append(Start(node, node.attempts))
+
+    def _resume_item(self, node: NodeState, index: int, now: float, failed_ago: float | None) -> None:
+        """Find an item's attempt again, or start it once as much time has passed since the last failure as has to."""
+        assert node.items is not None
+        attempt = node.items.attempts[index]
+        pause = 0.0
+        if failed_ago is not None:
+            pause = self._item_pause(node, index, attempt - 1) - failed_ago
+        if pause > 0:
+            self._pause(now + pause, node, index, attempt)
+        else:
+            self._start_item(node, index, now)
 
     # Observations
 
@@ -476,7 +489,7 @@ class Engine:
         self._step.permitted.append(FinalizeItem(node, index, attempt))
         if again:
             self._step.transitions.append(ItemTransition(node, index, _TASK_QUEUED, now))
-            pause = pause_after(node.spec.task, attempt, f"{node.unique_id}[{index}]", self.limits)
+            pause = self._item_pause(node, index, attempt)
             if pause:
                 self._pause(now + pause, node, index, attempt + 1)
             else:
@@ -908,6 +921,10 @@ class Engine:
             self._pause(node.attempt_at, node, -1, node.attempts)
         else:
             self._step.permitted.append(Start(node, node.attempts))
+
+    def _item_pause(self, node: NodeState, index: int, attempt: int) -> float:
+        """Seconds between the failure of an item's attempt and its next one."""
+        return pause_after(node.spec.task, attempt, f"{node.unique_id}[{index}]", self.limits)
 
     def _pause(self, until: float, node: NodeState, index: int, attempt: int) -> None:
         """Let an attempt, of an item unless `index` is -1, begin at that instant."""

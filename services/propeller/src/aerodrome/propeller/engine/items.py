@@ -84,6 +84,8 @@ class SavedItem:
     failure: Failure | None = None
     last: int | None = None
     """Index of the last item of a range; None: there is only the one."""
+    failed_ago: float = 0.0
+    """How long ago, in seconds, the attempt before failed, of an item whose next one may have to wait for a while."""
 
 
 class Items:
@@ -92,6 +94,7 @@ class Items:
     __slots__ = (
         "attempts",
         "failed",
+        "failed_ago",
         "failures",
         "needed",
         "phases",
@@ -113,6 +116,8 @@ class Items:
         """A heap: the lowest index begins first."""
         self.promised: list[int] = []
         """After a restart: items whose next attempt has to be recorded before it begins."""
+        self.failed_ago: dict[int, float] = {}
+        """After a restart: seconds since the last failure of items that may wait for their next attempt."""
         self.running = 0
         self.succeeded = 0
         self.failed = 0
@@ -128,6 +133,8 @@ class Items:
             if phase is TaskPhase.RETRYABLE_FAILED:
                 attempt, phase = attempt + 1, TaskPhase.QUEUED
                 self.promised.extend(range(item.index, end))
+            if phase is TaskPhase.QUEUED and attempt:
+                self.failed_ago.update(dict.fromkeys(range(item.index, end), item.failed_ago))
             self.phases[item.index : end] = bytes([phase]) * count
             self.attempts[item.index : end] = array("I", [attempt]) * count
             self.systems[item.index : end] = array("I", [item.system_failures]) * count

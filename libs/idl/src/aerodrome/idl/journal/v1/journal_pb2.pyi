@@ -818,6 +818,7 @@ class ItemRange(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     CACHE_STATUS_FIELD_NUMBER: _builtins.int
     LOG_URI_FIELD_NUMBER: _builtins.int
+    FAILED_MS_AGO_FIELD_NUMBER: _builtins.int
     first: _builtins.int
     last: _builtins.int
     attempt: _builtins.int
@@ -830,6 +831,10 @@ class ItemRange(_message.Message):
     """Number of the flyteidl.core.CatalogCacheStatus."""
     log_uri: _builtins.str
     """Where the items' logs are, if known."""
+    failed_ms_ago: _builtins.int
+    """In an assignment: how long ago the attempt before this one failed, in milliseconds, of items whose next attempt may
+    have to wait for a while after that. Zero is just now.
+    """
     def __init__(
         self,
         *,
@@ -841,10 +846,11 @@ class ItemRange(_message.Message):
         error: _builtins.bytes = ...,
         cache_status: _builtins.int = ...,
         log_uri: _builtins.str = ...,
+        failed_ms_ago: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cache_status", b"cache_status", "error", b"error", "first", b"first", "last", b"last", "log_uri", b"log_uri", "phase", b"phase", "system_failures", b"system_failures"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cache_status", b"cache_status", "error", b"error", "failed_ms_ago", b"failed_ms_ago", "first", b"first", "last", b"last", "log_uri", b"log_uri", "phase", b"phase", "system_failures", b"system_failures"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
