@@ -89,6 +89,7 @@ class _Run:
     def __init__(self, seed: int, depth: str, tally: Tally) -> None:
         self.rng = random.Random(seed)
         self.sample = random.Random(seed)
+        self.temper = Temper(failures=self.sample.choice((0.15, 0.15, 0.4)))
         self.seed = seed
         self.depth = depth
         self.tally = tally
@@ -169,7 +170,7 @@ def _punctual(this: _Run) -> None:
     retry = RetryPolicy() if arrays else RetryPolicy(backoff=rng.choice([0, 3]))
     limits = Limits(retry=retry, ignore_retry_cause=rng.random() < 0.1)
     bounds = Bounds(item_timeouts=False, arrays=arrays)
-    course = Course(bounds, Temper(), limits, abort_after=None)
+    course = Course(bounds, this.temper, limits, abort_after=None)
     this.execution(course, same_end=True)
     if rng.random() < 0.3:
         this.execution(replace(course, abort_after=rng.randrange(40)), same_end=None, variations=3)
@@ -181,7 +182,7 @@ def _confluent(this: _Run) -> None:
     parallelism = rng.choice([0, 0, 1, 2, 5])
     bounds = Bounds(fail_fast=False, timeouts=not parallelism, item_timeouts=not parallelism)
     limits = Limits(retry=RetryPolicy(backoff=rng.choice([0, 0, 2])))
-    this.execution(Course(bounds, Temper(), limits, parallelism, punctual=False), same_end=False)
+    this.execution(Course(bounds, this.temper, limits, parallelism, punctual=False), same_end=False)
 
 
 def _wild(this: _Run) -> None:
