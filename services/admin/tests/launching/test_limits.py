@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aerodrome.admin.config import AdminConfig
-from aerodrome.admin.domain.budgets import Bucket, Budgets, Turns
+from aerodrome.admin.domain.budgets import PRESENT_SECONDS, Bucket, Budgets, Turns
 from aerodrome.admin.limits_config import LimitsConfig, RequestBudget
 from aerodrome.admin.rpc.limits import limit
 from aerodrome.stdlib.clock import ManualClock
@@ -24,7 +24,14 @@ from aerodrome.stdlib.errors import ResourceExhausted
 
 CODE = grpc.StatusCode
 
-steps = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["begin", "end", "give up"])), max_size=200)
+steps = st.lists(
+    st.tuples(
+        st.sampled_from("abc"),
+        st.sampled_from(["begin", "end", "give up"]),
+        st.sampled_from([0.0, 0.5, PRESENT_SECONDS]),
+    ),
+    max_size=200,
+)
 
 
 @given(
@@ -49,34 +56,45 @@ def test_no_more_is_taken_than_was_saved_up_and_has_flowed_in(
         assert taken <= burst + rate * now + 1e-6
 
 
-@given(steps=steps, most=st.integers(1, 6))
-def test_turns_are_bounded_shared_and_leave_nobody(steps: list[tuple[str, str]], most: int) -> None:
-    share = (most + 1) // 2
-    turns: Turns[int] = Turns(most, share)
+@given(steps=steps, most=st.integers(1, 9))
+def test_turns_are_bounded_shared_and_leave_nobody(steps: list[tuple[str, str, float]], most: int) -> None:
+    alone, among_others = max(1, 3 * most // 4), max(1, most // 4)
+    turns: Turns[int] = Turns(most)
     working: Counter[str] = Counter()
     waiting: dict[str, list[int]] = {each: [] for each in "abc"}
+    asked: dict[str, float] = {}
     owner: dict[int, str] = {}
+    now = 0.0
+
+    def share(project: str) -> int:
+        others = [at for each, at in asked.items() if each != project and now - at < PRESENT_SECONDS]
+        return among_others if others else alone
 
     def check() -> None:
         assert turns.busy == working.total() <= most
-        assert all(count <= share for count in working.values())
         for project, queue in waiting.items():
             assert turns.waiting(project) == len(queue)
-            if queue:  # then there is no room for it
-                assert working.total() == most or working[project] == share
+
+    def begun(project: str) -> None:
+        working[project] += 1
+        assert working[project] <= share(project)
 
     def end(project: str) -> None:
         working[project] -= 1
-        for who in turns.end(project):
-            begun = owner[who]
-            assert waiting[begun].pop(0) == who  # the oldest of its project
-            working[begun] += 1
+        for who in turns.end(project, now):
+            assert waiting[owner[who]].pop(0) == who  # the oldest of its project
+            begun(owner[who])
+        for each, queue in waiting.items():
+            if queue:  # then there is no room for it
+                assert working.total() == most or working[each] >= share(each)
 
-    for who, (project, step) in enumerate(steps):
+    for who, (project, step, passed) in enumerate(steps):
         owner[who] = project
+        now += passed
         if step == "begin":
-            if turns.begin(project):
-                working[project] += 1
+            asked[project] = now
+            if turns.begin(project, now):
+                begun(project)
             else:
                 turns.wait(project, who)
                 waiting[project].append(who)
@@ -90,6 +108,26 @@ def test_turns_are_bounded_shared_and_leave_nobody(steps: list[tuple[str, str]],
         end(next(project for project in "abc" if working[project]))
         check()
     assert not any(waiting.values())
+
+
+async def test_a_crowd_keeps_few_places_as_long_as_another_project_is_there() -> None:
+    clock = ManualClock()
+    turns: Turns[int] = Turns(16)
+
+    def fill(project: str) -> int:
+        return sum(turns.begin(project, clock.boottime()) for _ in range(64))
+
+    assert fill("crowd") == 12
+    assert turns.begin("few", clock.boottime())  # at once, as there is room for it
+    for who in range(64):
+        turns.wait("crowd", who)
+    for left in range(11, 3, -1):  # what is under way ends, and nobody of the crowd follows
+        assert turns.end("crowd", clock.boottime()) == []
+        assert turns.busy == left + 1
+    assert len(turns.end("crowd", clock.boottime())) == 1
+    assert turns.end("few", clock.boottime()) == []
+    await clock.advance(PRESENT_SECONDS)
+    assert len(turns.end("crowd", clock.boottime())) == 9  # nobody else came back
 
 
 def test_a_project_of_its_own_budget_pays_from_that() -> None:
@@ -126,12 +164,12 @@ async def test_a_burst_of_one_project_leaves_places_for_others_at_once() -> None
     limit(slow, LimitsConfig(requests_in_flight=4), ManualClock())
     burst = [ask(slow, "crowd") for _ in range(500)]
     async with asyncio.timeout(10):
-        assert [await slow.entered.get() for _ in range(2)] == ["crowd", "crowd"]
+        assert [await slow.entered.get() for _ in range(3)] == ["crowd"] * 3
         others = [ask(slow, "few") for _ in range(3)]
-        assert [await slow.entered.get() for _ in range(2)] == ["few", "few"]
+        assert await slow.entered.get() == "few"
         assert slow.entered.empty()
         slow.go.release()
-        assert await slow.entered.get() in ("crowd", "few")
+        slow.go.release()
         burst[-1].cancel()
         for _ in range(600):
             slow.go.release()

@@ -26,8 +26,9 @@ class LimitsConfig(Section):
     project_request_budgets: dict[str, RequestBudget] = Field(default_factory=dict)
     """Budgets of single projects, by their ids."""
     requests_in_flight: int = Field(default=16, ge=1)
-    """How many requests that create something are worked on at a time, and how many that list something; one project
-    has at most half of these places, further ones wait, and projects take turns."""
+    """How many requests that create something are worked on at a time; half as many are that list something.  One
+    project has three quarters of these places, or a quarter while others ask for something too; further requests wait,
+    and projects take turns."""
     requests_waiting: int = Field(default=5_000, ge=1)
     """How many expensive requests of one project may wait; further ones are refused."""
     waiting_interval: Duration = timedelta(seconds=5)

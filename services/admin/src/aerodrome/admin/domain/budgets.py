@@ -14,6 +14,10 @@ MOST_BUCKETS = 10_000
 """How many projects' budgets are remembered; one that was not used for longest is full again anyway."""
 
 
+PRESENT_SECONDS = 5.0
+"""For how long places are kept for a project that asked for something."""
+
+
 class Bucket:
     """What a project has left of its budget: it fills at a rate, up to what may be saved up."""
 
@@ -62,11 +66,19 @@ class Budgets:
 
 
 class Turns(Generic[T]):
-    """Who may work and who waits: at most `most` at a time, one project at most `share` of them, projects in turn."""
+    """Who may work and who waits: at most `most` at a time, and projects in turn.
 
-    def __init__(self, most: int, share: int) -> None:
+    A project that is alone has three quarters of the places, so that there are some for whoever comes.  While others
+    are there, which is `PRESENT_SECONDS` from their last request, it has a quarter: what one project has under way is
+    what another's request shares the process with, at each of its steps.
+    """
+
+    def __init__(self, most: int) -> None:
         self._most = most
-        self._share = share
+        self._share_alone = max(1, 3 * most // 4)
+        self._share = max(1, most // 4)
+        self._present: OrderedDict[str, float] = OrderedDict()
+        """When a project last asked; the latest is last."""
         self._busy: dict[str, int] = {}
         self._total = 0
         self._waiting: OrderedDict[str, deque[T]] = OrderedDict()
@@ -81,9 +93,18 @@ class Turns(Generic[T]):
         """How many of a project wait."""
         return len(self._waiting.get(project, ()))
 
-    def begin(self, project: str) -> bool:
+    def share(self, project: str, now_seconds: float) -> int:
+        """How many of `project` may work now."""
+        while self._present and now_seconds - next(iter(self._present.values())) >= PRESENT_SECONDS:
+            self._present.popitem(last=False)
+        alone = not self._present or (len(self._present) == 1 and project in self._present)
+        return self._share_alone if alone else self._share
+
+    def begin(self, project: str, now_seconds: float) -> bool:
         """Whether somebody of `project` may work at once, and then does."""
-        if self._waiting.get(project) or not self._has_room(project):
+        self._present[project] = now_seconds
+        self._present.move_to_end(project)
+        if self._waiting.get(project) or not self._has_room(project, now_seconds):
             return False
         self._take(project)
         return True
@@ -102,7 +123,7 @@ class Turns(Generic[T]):
             del self._waiting[project]
         return True
 
-    def end(self, project: str) -> list[T]:
+    def end(self, project: str, now_seconds: float) -> list[T]:
         """Somebody of `project` is done; returns those who work from now on."""
         self._total -= 1
         left = self._busy[project] - 1
@@ -112,7 +133,7 @@ class Turns(Generic[T]):
             del self._busy[project]
         begun: list[T] = []
         while self._total < self._most:
-            following = next((each for each in self._waiting if self._has_room(each)), None)
+            following = next((each for each in self._waiting if self._has_room(each, now_seconds)), None)
             if following is None:
                 return begun
             queue = self._waiting[following]
@@ -124,8 +145,8 @@ class Turns(Generic[T]):
                 del self._waiting[following]
         return begun
 
-    def _has_room(self, project: str) -> bool:
-        return self._total < self._most and self._busy.get(project, 0) < self._share
+    def _has_room(self, project: str, now_seconds: float) -> bool:
+        return self._total < self._most and self._busy.get(project, 0) < self.share(project, now_seconds)
 
     def _take(self, project: str) -> None:
         self._total += 1

@@ -1,9 +1,10 @@
 """Keeps one project's requests from taking what others need: budgets, and turns in front of expensive requests.
 
 Requests that create something and requests that list something are worked on a few at a time, each kind by itself, and
-one project has at most half of the places: whatever it sends, another's request waits for one place at most.  Beyond
-that a project has a budget, if one is configured.  An execution that a node of another one launches takes no budget and
-is never refused here, because its parent would fail; its parent's parallelism bounds it.
+one project never has all of the places, and a quarter of them while others ask for something too: whatever it sends,
+another's request waits for one place at most, and shares the process with few.  Beyond that a project has a budget, if
+one is configured.  An execution that a node of another one launches takes no budget and is never refused here, because
+its parent would fail; its parent's parallelism bounds it.
 """
 
 from __future__ import annotations
@@ -78,15 +79,15 @@ EXPENSIVE: Mapping[str, Expensive] = {
 class Gate:
     """Lets a few requests through at a time, and projects in turn."""
 
-    def __init__(self, limits: LimitsConfig) -> None:
-        most = limits.requests_in_flight
-        self._turns: Turns[asyncio.Future[None]] = Turns(most, share=max(1, math.ceil(most / 2)))
-        self._most_waiting = limits.requests_waiting
+    def __init__(self, most: int, most_waiting: int, clock: Clock) -> None:
+        self._turns: Turns[asyncio.Future[None]] = Turns(most)
+        self._most_waiting = most_waiting
+        self._clock = clock
 
     @asynccontextmanager
     async def passing(self, project: str, *, never_refused: bool = False) -> AsyncIterator[None]:
         """Wait for a place, and keep it.  Raises ResourceExhausted if too many of the project wait already."""
-        if not self._turns.begin(project):
+        if not self._turns.begin(project, self._clock.boottime()):
             if self._turns.waiting(project) >= self._most_waiting and not never_refused:
                 raise _exhausted(
                     f"{self._most_waiting} requests of project {shown(project)} wait already; send fewer at once, or "
@@ -110,7 +111,7 @@ class Gate:
             raise
 
     def _end(self, project: str) -> None:
-        for turn in self._turns.end(project):
+        for turn in self._turns.end(project, self._clock.boottime()):
             if not turn.done():  # otherwise it was cancelled, and gives its place back itself
                 turn.set_result(None)
 
@@ -118,7 +119,11 @@ class Gate:
 def limit(servicer: object, limits: LimitsConfig, clock: Clock) -> None:
     """Replace the expensive handlers of `servicer` by ones that keep to the limits."""
     budgets = Budgets(limits.request_budget, limits.project_request_budgets)
-    gates = {True: Gate(limits), False: Gate(limits)}
+    most = limits.requests_in_flight
+    gates = {
+        changes: Gate(share, limits.requests_waiting, clock)
+        for changes, share in ((True, most), (False, math.ceil(most / 2)))
+    }
     for method, expensive in EXPENSIVE.items():
         handler: Handler | None = getattr(servicer, method, None)
         if handler is not None and asyncio.iscoroutinefunction(handler):
