@@ -35,6 +35,7 @@ from aerodrome.propeller.engine.state import (
     WorkflowTransition,
 )
 from aerodrome.propeller.layout import Layout
+from aerodrome.propeller.plain_events import PlainEvents, instant_of
 from aerodrome.propeller.transcript import MAX_MESSAGE, Transcript, coalesced
 
 EXECUTION = identifier_pb2.WorkflowExecutionIdentifier(project="p", domain="d", name="e0")
@@ -715,3 +716,40 @@ def test_what_a_node_shares_is_told_by_its_events_and_known_to_the_next_holder()
     state = [one.node.state for one in written if one.HasField("node") and one.node.node_id == "n0"][-1]
     assignment = journal_pb2.Assignment(nodes=[journal_pb2.NodeSnapshot(node_id="n0", state=state)])
     assert list(transcript.shared(assignment)) == [("n0", b"\x01", b"\x02")]
+
+
+@pytest.mark.parametrize("inside", [None, "sub"])
+@pytest.mark.parametrize("attempt", [0, 3])
+def test_plain_events_say_what_events_made_anew_say(inside: str | None, attempt: int) -> None:
+    engine = begun()
+    node = engine.root.node("n0")
+    if inside is not None:
+        owner = engine.root.node(inside)
+        engine.prepared(owner, AT)
+        assert owner.inner is not None
+        node = owner.inner.node("n0")
+    node.attempts = attempt
+    scribe, reported = writer(), instant_of(AT + 1)
+    plain = PlainEvents(
+        EXECUTION,
+        scribe._layout,
+        producer=transcript.PRODUCER,
+        plugin_names={"python-task": "container"},
+        reported=reported,
+    )
+    for phase in (NodePhase.QUEUED, NodePhase.RUNNING, NodePhase.SUCCEEDED):
+        node.task_phase = TaskPhase.SUCCEEDED if phase is NodePhase.SUCCEEDED else TaskPhase.UNDEFINED
+        told = NodeTransition(node, phase, AT)
+        written = plain.node(told)
+        assert written is not None
+        assert event_pb2.NodeExecutionEvent.FromString(written) == scribe._node_event(told, reported)
+    for task_phase in (TaskPhase.QUEUED, TaskPhase.SUCCEEDED):
+        done = TaskTransition(node, task_phase, 0, AT, PhaseInfo(Phase.SUCCEEDED))
+        written = plain.task(done)
+        assert written is not None
+        assert event_pb2.TaskExecutionEvent.FromString(written) == scribe._task_event(done, reported)
+    more = PhaseInfo(Phase.SUCCEEDED, reason="because")
+    failure = Failure("Lost", "", ErrorKind.SYSTEM, retryable=True)
+    assert plain.task(TaskTransition(node, TaskPhase.SUCCEEDED, 0, AT, more)) is None
+    assert plain.node(NodeTransition(node, NodePhase.FAILED, AT, failure)) is None
+    assert plain.node(NodeTransition(node, NodePhase.SUCCEEDED, AT, None, {"deck_uri": "x"})) is None

@@ -491,7 +491,7 @@ class Execution:
     async def _append(self, engine: Engine, transitions: list[Transition]) -> None:
         assert self._transcript is not None
         for part in _parts(self._transcript.coalesced(transitions)):
-            result = await self._send(self._transcript.write(part))
+            result = await self._send(self._transcript, part)
             for transition, answer in zip(part, result.results, strict=True):
                 if answer.status == journal_pb2.TRANSITION_STATUS_ABORTING:
                     self._aborting = True
@@ -499,19 +499,17 @@ class Execution:
                         engine.not_permitted(transition.node)
                 elif answer.status == journal_pb2.TRANSITION_STATUS_REFUSED:
                     if never_began(transition, aborting=self._aborting):
-                        await self._send(
-                            self._transcript.write([WorkflowTransition(WorkflowPhase.ABORTED, time.time())])
-                        )
+                        await self._send(self._transcript, [WorkflowTransition(WorkflowPhase.ABORTED, time.time())])
                         return
                     log.error("transition refused", execution=self.name, what=repr(transition), why=answer.reason)
 
-    async def _send(self, written: list[journal_pb2.Transition]) -> journal_pb2.ExecutionAppendResult:
+    async def _send(
+        self, writer: transcript.Transcript, transitions: Sequence[transcript.Written]
+    ) -> journal_pb2.ExecutionAppendResult:
         append = journal_pb2.ExecutionAppend(
-            execution_id=self.execution_id,
-            epoch=self.epoch,
-            first_sequence=self._sequence + 1,
-            transitions=written,
+            execution_id=self.execution_id, epoch=self.epoch, first_sequence=self._sequence + 1
         )
+        writer.write_to(append, transitions)
         sent = time.perf_counter()
         result = await self._around.source.append(self.session, append)
         applied = result.status == journal_pb2.APPEND_STATUS_APPLIED
@@ -540,7 +538,7 @@ class Execution:
         changes = [
             WorkflowTransition(phase, now, failure if phase is not WorkflowPhase.RUNNING else None) for phase in phases
         ]
-        await self._send(writer.write(changes))
+        await self._send(writer, changes)
 
     async def _wait(self, engine: Engine) -> None:
         deadline = engine.next_deadline()
