@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import uvloop
 from flyteidl.admin.execution_pb2 import ExecutionClosure, ExecutionSpec
 from flyteidl.core.execution_pb2 import NodeExecution, TaskExecution, WorkflowExecution
 from flyteidl.core.identifier_pb2 import (
@@ -364,7 +365,7 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, default=Load.in_flight)
     given = parser.parse_args()
     load = Load(given.executions, given.nodes, given.width, given.in_flight)
-    figures = asyncio.run(drive(given.client, load) if given.client else measure(load))
+    figures = uvloop.run(drive(given.client, load) if given.client else measure(load))
     sys.stdout.write(json.dumps(figures) + "\n")
 
 

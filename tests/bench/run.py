@@ -28,6 +28,7 @@ import growth
 import journal
 import notifying
 import scheduling
+import uvloop
 from platform_under_test import Platform, Usage
 from shapes import CHAIN, ECHO_ITEMS, ECHOES, FAN, ITEMS
 
@@ -210,7 +211,7 @@ def engine() -> Iterator[Figure]:
 def journaling() -> Iterator[Figure]:
     """Through Append over gRPC from another process, folded, fsync and synchronous_commit on."""
     logger.configure(LoggerConfig(level=3))
-    figures = asyncio.run(journal.measure())
+    figures = uvloop.run(journal.measure())
     yield Figure(
         f"journal through Append, {figures['executions']} executions", figures["transitions_per_second"],
         "transitions/s", at_least=8_000,
