@@ -111,6 +111,7 @@ _KEY = {"project": Kind.TEXT, "domain": Kind.TEXT, "name": Kind.TEXT, "version":
 _EXECUTION_KEY = {"execution_project": Kind.TEXT, "execution_domain": Kind.TEXT, "execution_name": Kind.TEXT}
 _ROW = {"id": Kind.INTEGER, "created_at": Kind.INSTANT, "updated_at": Kind.INSTANT}
 _DELETED = {"deleted_at": Kind.INSTANT}
+_INSTANTS = {"created_at": Kind.INSTANT, "updated_at": Kind.INSTANT, "deleted_at": Kind.INSTANT}
 _NAMED = {
     "resource_type": Kind.INTEGER, "project": Kind.TEXT, "domain": Kind.TEXT, "name": Kind.TEXT,
     "description": Kind.TEXT, "state": Kind.INTEGER,
@@ -145,6 +146,7 @@ COLUMNS: Mapping[Entity, Mapping[str, Kind]] = MappingProxyType(
         },
         Entity.NODE_EXECUTION: _EXECUTION_KEY
         | _ROW
+        | _DELETED
         | {
             "node_id": Kind.TEXT,
             "phase": Kind.TEXT,
@@ -163,6 +165,7 @@ COLUMNS: Mapping[Entity, Mapping[str, Kind]] = MappingProxyType(
         Entity.TASK_EXECUTION: _KEY
         | _EXECUTION_KEY
         | _ROW
+        | _DELETED
         | {
             "node_id": Kind.TEXT,
             "retry_attempt": Kind.INTEGER,
@@ -194,8 +197,8 @@ COLUMNS: Mapping[Entity, Mapping[str, Kind]] = MappingProxyType(
         Entity.NAMED_ENTITY: _NAMED,
         Entity.NAMED_ENTITY_METADATA: _NAMED,
         Entity.SIGNAL: _EXECUTION_KEY | _ROW | _DELETED | {"signal_id": Kind.TEXT},
-        Entity.EXECUTION_TAG: _EXECUTION_KEY | {"created_at": Kind.INSTANT, "key": Kind.TEXT, "value": Kind.TEXT},
-        Entity.ADMIN_TAG: {"name": Kind.TEXT},
+        Entity.EXECUTION_TAG: _EXECUTION_KEY | _INSTANTS | {"key": Kind.TEXT, "value": Kind.TEXT},
+        Entity.ADMIN_TAG: _INSTANTS | {"name": Kind.TEXT},
         Entity.EXECUTION_ADMIN_TAG: {},
         Entity.DESCRIPTION_ENTITY: _KEY
         | _ROW

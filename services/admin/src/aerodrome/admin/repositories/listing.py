@@ -70,6 +70,9 @@ class Source:
     numbered: Mapping[Entity, tuple[str, int]] = field(default_factory=dict)
     """Joined entities whose name the row has as a number: the column, and the resource type of the name.  Project,
     domain and name together then need no join, and an index has such rows in order."""
+    common: tuple[str, str] | None = None
+    """A field and the value of it that nearly all rows have.  An index has the others by their value, those of each in
+    the order of creation, so a filter that asks for several is asked for one at a time."""
     begin: str = ""
     """The field that says when what a row stands for began: next to never before `created_at`."""
     advice: str = ""
@@ -357,6 +360,7 @@ def _statement(
             f"{number} = (SELECT id FROM registered_names WHERE resource_type = {resource_type:d} "
             f"AND project = {bound[0]} AND domain = {bound[1]} AND name = {bound[2]})"
         )
+    uncommon, filters = _uncommon(source, filters)
     for each in filters:
         place = source.place(each.entity, each.column)
         condition = _condition(each, place, parameters)
@@ -373,20 +377,56 @@ def _statement(
         needs |= column.place.needs
     conditions += _range(order, segment, parameters)
     conditions += _created(source, segment, parameters)
+    keys = {f"key_{index}": column.place.sql for index, column in enumerate(order.columns)}
+    fixed = {f"null_{index}": f"{source.entity.code}.{column}" for index, column in enumerate(scope.null)}
     direction = " DESC" if order.descending else ""
-    keys = ", ".join(f"{column.place.sql} AS key_{index}" for index, column in enumerate(order.columns))
-    sorted_by = [f"{source.entity.code}.{column}" for column in scope.null]
-    sorted_by += [column.place.sql for column in order.columns]
-    lines = [
-        f"SELECT {source.select}, {keys}",
-        f"FROM {source.table}",
-        *(join for entity, join in source.joins.items() if entity in needs),
-        f"WHERE {' AND '.join(conditions)}" if conditions else "",
-        f"ORDER BY {', '.join(each + direction for each in sorted_by)}",
-        f"LIMIT {parameters.bind(limit, 'bigint')}",
-        f"OFFSET {parameters.bind(offset, 'bigint')}" if offset else "",
-    ]
-    return "\n".join(line for line in lines if line), parameters.values
+    joins = [join for entity, join in source.joins.items() if entity in needs]
+
+    def select(shown: Mapping[str, str], further: Sequence[str], most: int) -> list[str]:
+        both = [*conditions, *further]
+        return [
+            ", ".join((f"SELECT {source.select}", *(f"{sql} AS {name}" for name, sql in shown.items()))),
+            f"FROM {source.table}",
+            *joins,
+            *([f"WHERE {' AND '.join(both)}"] if both else []),
+            f"ORDER BY {', '.join(sql + direction for sql in (*fixed.values(), *keys.values()))}",
+            f"LIMIT {parameters.bind(most, 'bigint')}",
+        ]
+
+    if uncommon:
+        # each by itself in the order of the list, so that no more rows of one are read than the page holds
+        parts = []
+        for each in uncommon:
+            condition = _condition(each, source.place(each.entity, each.column), parameters)
+            parts.append("\n".join(select(fixed | keys, [condition], limit + offset)))
+        lines = [
+            "SELECT * FROM (",
+            "\nUNION ALL\n".join(f"({part})" for part in parts),
+            ") AS parts",
+            f"ORDER BY {', '.join(name + direction for name in (*fixed, *keys))}",
+            f"LIMIT {parameters.bind(limit, 'bigint')}",
+        ]
+    else:
+        lines = select(keys, [], limit)
+    if offset:
+        lines.append(f"OFFSET {parameters.bind(offset, 'bigint')}")
+    return "\n".join(lines), parameters.values
+
+
+MAX_PARTS = 12
+"""Values that a filter asks for one at a time, at most: there are no more phases."""
+
+
+def _uncommon(source: Source, filters: tuple[Filter, ...]) -> tuple[list[Filter], tuple[Filter, ...]]:
+    """A filter as one for each of its values, if none of them is the common one; and the filters that are left."""
+    for each in filters:
+        if source.common is None or (each.entity, each.column) != (source.entity, source.common[0]):
+            continue
+        values = list(dict.fromkeys(each.operands))
+        if each.function is Function.VALUE_IN and 1 < len(values) <= MAX_PARTS and source.common[1] not in values:
+            parts = [replace(each, function=Function.EQ, operands=(value,)) for value in values]
+            return parts, tuple(other for other in filters if other is not each)
+    return [], filters
 
 
 _NAME = ("project", "domain", "name")
@@ -413,7 +453,7 @@ def _named(
 def _condition(each: Filter, place: Place, parameters: Parameters) -> str:
     sql_type = _SQL_TYPES[COLUMNS[each.entity][each.column]]
     match each.function:
-        case Function.VALUE_IN:
+        case Function.VALUE_IN if len(each.operands) > 1:
             return f"{place.sql} = ANY({parameters.bind(list(each.operands), sql_type + '[]')})"
         case Function.VALUE_NOT_IN:
             return f"{place.sql} <> ALL({parameters.bind(list(each.operands), sql_type + '[]')})"
@@ -421,6 +461,8 @@ def _condition(each: Filter, place: Place, parameters: Parameters) -> str:
             return f"{place.sql} LIKE {parameters.bind(f'%{each.operands[0]}%', sql_type)} ESCAPE ''"
         case Function.NOT_LIKE:
             return f"{place.sql} NOT LIKE {parameters.bind(each.operands[0], sql_type)} ESCAPE ''"
+        case Function.VALUE_IN:  # of one: an equality, which leaves an index in its order
+            return f"{place.sql} = {parameters.bind(each.operands[0], sql_type)}"
         case comparison:
             return f"{place.sql} {_COMPARISONS[comparison]} {parameters.bind(each.operands[0], sql_type)}"
 

@@ -25,6 +25,16 @@ def _execution_key(entity: Entity) -> dict[tuple[Entity, str], Place]:
     }
 
 
+_NEVER: Final = Place("NULL::timestamptz")
+"""When rows were deleted that this schema does not keep once they are."""
+
+
+def _instants(entity: Entity, row: str) -> dict[tuple[Entity, str], Place]:
+    """When rows that are never changed were made, changed and deleted."""
+    made = Place(f"{row}.created_at")
+    return {(entity, "created_at"): made, (entity, "updated_at"): made, (entity, "deleted_at"): _NEVER}
+
+
 _OF_EXECUTIONS = {
     (Entity.EXECUTION, "id"): Place("e.execution_id"),
     (Entity.EXECUTION, "parent_node_execution_id"): Place(
@@ -37,7 +47,8 @@ _OF_NODE_EXECUTIONS = {
     (Entity.NODE_EXECUTION, "parent_id"): Place(
         "(SELECT parent.id FROM node_executions parent "
         "WHERE parent.execution_id = ne.execution_id AND parent.node_id = ne.parent_node_id)"
-    )
+    ),
+    (Entity.NODE_EXECUTION, "deleted_at"): _NEVER,
 }
 
 EXECUTIONS = Source(
@@ -61,6 +72,8 @@ EXECUTIONS = Source(
         Entity.EXECUTION_TAG: ("execution_tags et", "et.execution_id = e.execution_id"),
     },
     places=_OF_EXECUTIONS
+    | _instants(Entity.ADMIN_TAG, "at")
+    | _instants(Entity.EXECUTION_TAG, "et")
     | {
         (Entity.ADMIN_TAG, "name"): Place("at.key"),
         (Entity.EXECUTION_TAG, "execution_project"): Place("e.execution_project"),
@@ -90,9 +103,10 @@ NODE_EXECUTIONS = Source(
     select=(
         "ne.node_id, ne.input_uri, ne.closure, ne.node_execution_metadata, "
         "ne.dynamic_workflow_remote_closure_reference <> '' AS is_dynamic, "
-        "ne.event_version = 0 AND EXISTS (SELECT 1 FROM node_executions child "
-        "WHERE child.execution_id = ne.execution_id AND child.parent_node_id = ne.node_id AND child.phase <> '') "
-        "AS is_parent"
+        # not EXISTS, for which all nodes of all executions may be put into a hash table if many rows are expected
+        "ne.event_version = 0 AND coalesce((SELECT true FROM node_executions child "
+        "WHERE child.execution_id = ne.execution_id AND child.parent_node_id = ne.node_id AND child.phase <> '' "
+        "LIMIT 1), false) AS is_parent"
     ),
     table="node_executions ne",
     tie=("id",),
@@ -100,10 +114,11 @@ NODE_EXECUTIONS = Source(
     places=_execution_key(Entity.NODE_EXECUTION) | _JOINED_EXECUTION | _OF_NODE_EXECUTIONS,
     nullable=frozenset(
         {
-            "started_at", "node_execution_created_at", "node_execution_updated_at", "duration", "parent_id",
-            "parent_task_execution_id", "error_kind", "error_code", "cache_status",
+            "deleted_at", "started_at", "node_execution_created_at", "node_execution_updated_at", "duration",
+            "parent_id", "parent_task_execution_id", "error_kind", "error_code", "cache_status",
         }
     ),
+    common=("phase", "SUCCEEDED"),
     advice="list below a unique_parent_id, add a filter on node_id, or sort by created_at",
 )  # fmt: skip
 
@@ -132,12 +147,15 @@ TASK_EXECUTIONS = Source(
     },
     places=_execution_key(Entity.TASK_EXECUTION)
     | _JOINED_EXECUTION
+    | {(Entity.TASK_EXECUTION, "deleted_at"): _NEVER}
     | {
         (Entity.NODE_EXECUTION, column): Place(f"e.{column}", frozenset({Entity.EXECUTION, Entity.NODE_EXECUTION}))
         for column in ("execution_project", "execution_domain", "execution_name")
     }
     | {key: Place(place.sql, frozenset({Entity.NODE_EXECUTION})) for key, place in _OF_NODE_EXECUTIONS.items()},
-    nullable=frozenset({"started_at", "task_execution_created_at", "task_execution_updated_at", "duration"}),
+    nullable=frozenset(
+        {"deleted_at", "started_at", "task_execution_created_at", "task_execution_updated_at", "duration"}
+    ),
 )
 
 TASKS = Source(
