@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from flyteidl.admin.execution_pb2 import ExecutionClosure
 from flyteidl.core import identifier_pb2
 from flyteidl.core.execution_pb2 import ExecutionError
-from kept import ITEM_ERRORS, WITH_ITEMS, Attempted, Told
+from kept import ITEM_ERRORS, WITH_ITEMS, Attempted, Told, failed_ms_ago
 
 from aerodrome.admin.domain import phases
 from aerodrome.admin.domain.attempts import fold_task, fold_task_state
@@ -25,7 +25,7 @@ from aerodrome.idl.journal.v1 import journal_pb2
 from aerodrome.propeller import transcript
 from aerodrome.propeller.engine.state import SavedWorkflow
 from aerodrome.propeller.layout import Layout
-from aerodrome.propeller.transcript import Transcript, Written
+from aerodrome.propeller.transcript import ItemsTransition, Transcript, Written
 
 EXECUTION = identifier_pb2.WorkflowExecutionIdentifier(project="p", domain="d", name="e0")
 LAYOUT_ROOT = "s3://b/meta/p-d-e0"
@@ -55,6 +55,8 @@ class ControlPlane:
         self.workflow_state = b""
         self.abort_cause = ""
         self.node_items: dict[str, dict[int, journal_pb2.ItemRange]] = {}
+        self._changed: dict[tuple[str, int], float] = {}
+        """When items changed last, where it is known, in seconds since 1970."""
 
     @classmethod
     def replayed(cls, entries: Iterable[journal_pb2.Transition | str]) -> ControlPlane:
@@ -70,7 +72,12 @@ class ControlPlane:
 
     def append(self, writer: Transcript, transitions: Sequence[Written]) -> list[Verdict]:
         """Fold what a holder reports, and what comes of each."""
-        return self.take(writer.write(transitions))
+        verdicts = self.take(writer.write(transitions))
+        for transition, verdict in zip(transitions, verdicts, strict=True):
+            if isinstance(transition, ItemsTransition) and verdict is ACCEPTED:
+                for index, change in transition.changes.items():
+                    self._changed[transition.node.unique_id, index] = change.at
+        return verdicts
 
     def take(self, transitions: Sequence[journal_pb2.Transition]) -> list[Verdict]:
         """Fold what a holder has written, and what comes of each."""
@@ -124,15 +131,15 @@ class ControlPlane:
                 if not told.error and before is not None:
                     one.error = before.error  # the last one stays; only that of a failed item is handed out
 
-    def saved(self) -> SavedWorkflow:
-        """What the next holder of the lease reads."""
+    def saved(self, now: float) -> SavedWorkflow:
+        """What the next holder of the lease reads at that instant."""
         assignment = journal_pb2.Assignment(workflow_state=self.workflow_state)
         for node_id, row in self.folded.nodes.items():
             assert row is not None
-            assignment.nodes.append(self._snapshot(node_id, row))
+            assignment.nodes.append(self._snapshot(node_id, row, now))
         return transcript.read(assignment)
 
-    def _snapshot(self, node_id: str, row: NodeRow) -> journal_pb2.NodeSnapshot:
+    def _snapshot(self, node_id: str, row: NodeRow, now: float) -> journal_pb2.NodeSnapshot:
         snapshot = journal_pb2.NodeSnapshot(node_id=node_id, phase=NODE_NAMES[row.phase], state=row.engine_state)
         if row.tasks:
             snapshot.attempt_state = max(row.tasks.values(), key=lambda task: task.key.retry_attempt).engine_state
@@ -140,11 +147,13 @@ class ControlPlane:
             snapshot.error = row.closure.error.SerializeToString()
         errors = 0
         if snapshot.phase in WITH_ITEMS:
-            for _, known in sorted(self.node_items.get(node_id, {}).items()):
+            for index, known in sorted(self.node_items.get(node_id, {}).items()):
                 failed = known.phase == phases.TaskPhase.FAILED
                 errors += failed
                 one = snapshot.items.add()
                 one.CopyFrom(known)
+                at = self._changed.get((node_id, index), now)
+                one.failed_ms_ago = failed_ms_ago(known.phase, known.attempt, at, now)
                 if not failed or errors > ITEM_ERRORS:
                     one.ClearField("error")
         return snapshot
@@ -206,7 +215,7 @@ class ControlPlane:
             assert (row.phase, row.closure, row.metadata, row.engine_state) == (
                 other.phase, other.closure, other.metadata, other.engine_state,
             ), f"the journal gives another row of node {name}"  # fmt: skip
-        assert again.saved() == self.saved(), "the journal gives another past than the rows have"
+        assert again.saved(0.0) == self.saved(0.0), "the journal gives another past than the rows have"
 
 
 def _beginning() -> Folded:

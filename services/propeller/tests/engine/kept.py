@@ -82,6 +82,8 @@ class ItemState(NamedTuple):
     attempt: int
     system_failures: int
     failure: Failure | None
+    at: float
+    """When, in seconds since 1970."""
 
 
 class ItemsEntry(NamedTuple):
@@ -395,8 +397,8 @@ class Journal:
             self._told = {name: _told(row) for name, row in self._rows.items() if row.phase != NOTHING}
         return self._told
 
-    def saved(self) -> SavedWorkflow:
-        """What the next holder of the lease reads."""
+    def saved(self, now: float) -> SavedWorkflow:
+        """What the next holder of the lease reads at that instant."""
         state = state_pb2.WorkflowState(phase=self._own)
         if self._failure is not None:
             state.error = _written(self._failure)
@@ -415,14 +417,14 @@ class Journal:
             if row.phase == Shown.FAILED and row.failure is not None:
                 snapshot.error = _written(row.failure)
             if row.items and snapshot.phase in WITH_ITEMS:
-                _add_items(snapshot, row.items)
+                _add_items(snapshot, row.items, now)
         return transcript.read(assignment)
 
     def check_fold(self) -> None:
         """Raises AssertionError unless the rows are what the entries come to (I8)."""
         again = Journal.replayed(self.entries)
         assert again.told() == self.told(), "the journal gives other nodes than the rows have"
-        assert again.saved() == self.saved(), "the journal gives another past than the rows have"
+        assert again.saved(0.0) == self.saved(0.0), "the journal gives another past than the rows have"
 
 
 _FOLDS: Mapping[type, Callable[[Journal, Entry], Verdict]] = {
@@ -467,7 +469,7 @@ def _items_entry(one: ItemsTransition) -> ItemsEntry:
     return ItemsEntry(
         one.node.unique_id,
         tuple(
-            (index, ItemState(change.phase, change.attempt, change.system_failures, change.failure))
+            (index, ItemState(change.phase, change.attempt, change.system_failures, change.failure, change.at))
             for index, change in sorted(changes.items())
         ),
     )
@@ -483,17 +485,24 @@ def _item_may_become(known: ItemState, told: ItemState) -> bool:
     return told.attempt > known.attempt and known.phase in TASK_OVER
 
 
-def _add_items(snapshot: journal_pb2.NodeSnapshot, items: Mapping[int, ItemState]) -> None:
+def _add_items(snapshot: journal_pb2.NodeSnapshot, items: Mapping[int, ItemState], now: float) -> None:
     errors = 0
     for index in sorted(items):
         item = items[index]
         told = snapshot.items.add(
             first=index, last=index, attempt=item.attempt, system_failures=item.system_failures, phase=item.phase
         )
+        told.failed_ms_ago = failed_ms_ago(item.phase, item.attempt, item.at, now)
         if item.phase == TaskPhase.FAILED:
             errors += 1
             if errors <= ITEM_ERRORS and item.failure is not None:
                 told.error = _written_short(item.failure)
+
+
+def failed_ms_ago(phase: int, attempt: int, at: float, now: float) -> int:
+    """How long ago the last attempt failed of an item that may have to wait for the next; it changed last at `at`."""
+    waits = phase == TaskPhase.RETRYABLE_FAILED or (phase == TaskPhase.QUEUED and attempt > 0)
+    return max(0, round((now - at) * 1_000)) if waits else 0
 
 
 def _told(row: Row) -> Told:
