@@ -1,8 +1,34 @@
 """Every kind of task and node against every way in which it may go, where no other file tries it.
 
 Each way is one workflow with a node of each kind in it, and all of them are launched at once; the platform shows the
-items of maps as nodes.  The same of other kinds: `test_matrix`, `test_nodes_*`, `test_recovery`, `test_cache`,
-`test_plugins`.  Source: spec/data-plane.md, 1.12, 1.13, 3.7, 4.6, 6.
+items of maps as nodes.  Where each cell of the whole matrix is tried (A `test_nodes_arrays`, C `test_cache`,
+D `test_nodes_dynamic`, F `test_failures`, G `test_nodes_gates`, L `test_nodes_launch_plans`, M `test_matrix`,
+P `test_plugins`, V `test_recovery`, R here, - cannot be):
+
+                         success  failure  retry  timeout  abort  recovery  hit  explain
+    task                    F        F       F       F       F       V       C      C
+    sub-workflow            C        F       M       M       M       V       C      C
+    launch plan             L        L       M (1)   L       L       M V     C      R
+    branch                  M        M       M       M       M       V       C      C
+    gate: signal            G        - (2)   -       G       R       R       -      -
+    gate: approval          G        G       -       R       R       M       -      -
+    gate: sleep             G        -       -       R       R       R       -      -
+    dynamic                 D        D       D       M       D       V       C      C
+    map                     A        A       A       A       A       A       C      C
+    map, items as nodes     R        R       R       R       R       R       R      R
+    map over launch plans   A R      R       - (1)   R       R       R       R      R
+    failure node            D        R       R       R       R       R (3)   R      R
+    eager                   D        R       R       R       D       R       R      R
+    connector, async        P R      P R     P R     R       P R     R       R      R
+    connector, sync         P R      P R     R       R       R       R       R      R
+    raw container           P R      P R     R       R       R       R       R      R
+    shell                   P R      R       R       R       R       R       R      R
+    pod                     P R      R       P R     R       R       R       R      R
+    echo (4)                P R      -       -       -       -       R       R      R
+    other nodes                              - cannot be mapped over: R -
+
+(1) The failure of a child is final.  (2) `SetSignal` refuses a value of another type.  (3) They run anew.  (4) It takes
+no time, and never fails.  Source: spec/data-plane.md, 1.12, 1.13, 3.7, 4.6, 6.
 """
 
 from __future__ import annotations
@@ -14,9 +40,17 @@ from typing import Any
 
 import grpc
 import pytest
-from flyteidl.admin import execution_pb2, signal_pb2, task_execution_pb2
+from flyteidl.admin import (
+    common_pb2,
+    execution_pb2,
+    launch_plan_pb2,
+    signal_pb2,
+    task_execution_pb2,
+    workflow_pb2,
+)
 from flyteidl.core import catalog_pb2, identifier_pb2
 from flyteidl.core import execution_pb2 as phases
+from flyteidl.core import workflow_pb2 as core_workflow_pb2
 from flyteidl.service import signal_pb2_grpc
 
 from aerodrome.idl.catalog.v1 import catalog_pb2 as catalog
@@ -236,7 +270,7 @@ def test_a_child_of_an_item_that_failed_says_why(world: World, cases: dict[str, 
     assert child.closure.error == item.error
 
 
-@pytest.mark.parametrize("name", ["raw", "pod", "async", "sync", "map/n1", "handler/fn0"])
+@pytest.mark.parametrize("name", ["raw", "shell", "pod", "async", "sync", "map/n1", "handler/fn0"])
 def test_it_is_retried(world: World, cases: dict[str, Case], name: str) -> None:
     node = world.node(cases["flaky"], name)
     assert node.phase == "SUCCEEDED"
@@ -496,3 +530,66 @@ def test_an_eager_workflow_is_retried_and_its_result_is_kept(
         catalog.OUTCOME_HIT,
         cases["eager_flaky"].id.name,
     )
+
+
+# What cannot be mapped over, which flytekit would not register
+
+
+def answering_template(world: World) -> core_workflow_pb2.WorkflowTemplate:
+    """The workflow `answering` as a client sends it: one node, that is given a folder."""
+    identity = _identity(identifier_pb2.WORKFLOW, "rest.answering", world.plugged.version)
+    found = world.plugged.admin.GetWorkflow(common_pb2.ObjectGetRequest(id=identity))
+    template = core_workflow_pb2.WorkflowTemplate()
+    template.CopyFrom(found.closure.compiled_workflow.primary.template)
+    own = [node for node in template.nodes if node.id not in ("start-node", "end-node")]
+    del template.nodes[:]
+    template.nodes.extend(own)
+    return template
+
+
+def _identity(kind: int, name: str, version: str) -> identifier_pb2.Identifier:
+    identity = identifier_pb2.Identifier(project=PROJECT, domain=DOMAIN, name=name, version=version)
+    identity.resource_type = kind  # type: ignore[assignment]
+    return identity
+
+
+@pytest.mark.parametrize("kind", ["branch_node", "gate_node"])
+def test_branches_and_gates_cannot_be_mapped_over_and_are_not_registered(world: World, kind: str) -> None:
+    template = answering_template(world)
+    (node,) = template.nodes
+    arm = core_workflow_pb2.Node()
+    arm.CopyFrom(node)
+    inner = node.array_node.node
+    if kind == "branch_node":
+        inner.branch_node.if_else.case.then_node.CopyFrom(arm)
+    else:
+        inner.gate_node.sleep.duration.FromSeconds(1)
+    template.id.name = f"rest.map_over_{kind}"
+    request = workflow_pb2.WorkflowCreateRequest(id=template.id, spec=workflow_pb2.WorkflowSpec(template=template))
+    with pytest.raises(grpc.RpcError) as caught:
+        world.plugged.admin.CreateWorkflow(request)
+    error: Any = caught.value
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "An array node maps a task or a workflow, nothing else" in error.details()
+
+
+def test_a_map_over_a_sub_workflow_fails_at_once_with_what_to_do(world: World) -> None:
+    inner, template = answering_template(world), answering_template(world)
+    (node,) = template.nodes
+    bound = [binding for binding in node.inputs if binding.var == "folder"]
+    del node.inputs[:]
+    node.inputs.extend(bound)
+    node.array_node.node.workflow_node.sub_workflow_ref.CopyFrom(inner.id)
+    template.id.name = "rest.map_over_workflow"
+    spec = workflow_pb2.WorkflowSpec(template=template, sub_workflows=[inner])
+    world.plugged.admin.CreateWorkflow(workflow_pb2.WorkflowCreateRequest(id=template.id, spec=spec))
+    plan = launch_plan_pb2.LaunchPlanSpec(workflow_id=template.id)
+    plan.default_inputs.parameters["folder"].var.CopyFrom(template.interface.inputs.variables["folder"])
+    plan.default_inputs.parameters["folder"].required = True
+    identity = _identity(identifier_pb2.LAUNCH_PLAN, template.id.name, template.id.version)
+    world.plugged.admin.CreateLaunchPlan(launch_plan_pb2.LaunchPlanCreateRequest(id=identity, spec=plan))
+
+    execution = world.plugged.run(template.id.name, folder="anything")
+    error = execution.closure.error
+    assert (error.code, error.kind) == ("UnsupportedNodeKind", _USER)
+    assert "map over a task, or over a launch plan of a workflow that has the node in it" in error.message

@@ -35,7 +35,8 @@ GO_ON = WorkflowFailurePolicy.FAIL_AFTER_EXECUTABLE_NODES_COMPLETE
 KEPT = {"cache": True, "cache_version": "1"}
 SECOND = timedelta(seconds=1)
 SECOND_TIME = '[ "$(wc -l < "$0/raw")" -gt 1 ]'
-"""Fails in the first attempt."""
+SECOND_SCRIPT = '[ "$(wc -l < "$folder/shell")" -gt 1 ]'
+"""They fail the first time."""
 
 
 def note(folder: str, name: str) -> int:
@@ -132,6 +133,7 @@ def fine(folder: str, job: str) -> tuple[list[int], list[int]]:
 
 
 raw_flaky = raw("flaky", f"{SECOND_TIME}; echo 1 > /var/outputs/o0", retries=1)
+shell_flaky = shell("flaky", SECOND_SCRIPT, retries=1)
 async_flaky = SlowJob(name="rest.async_flaky", metadata=TaskMetadata(retries=1))
 sync_flaky = NoteDown(name="rest.sync_flaky", metadata=TaskMetadata(retries=1))
 
@@ -173,6 +175,7 @@ def handled_flaky(folder: str) -> int:
 @workflow(failure_policy=GO_ON)
 def flaky(folder: str, job: str) -> None:
     named(raw_flaky(folder=folder), "raw")
+    named(shell_flaky(folder=folder), "shell")
     named(pod_flaky(folder=folder), "pod")
     named(async_flaky(folder=job, order="flaky"), "async")
     named(sync_flaky(folder=folder, order="once"), "sync")
@@ -187,8 +190,8 @@ echo_plain = Echo(name="rest.echo_plain", inputs={"folder": str})
 
 raw_overlong = raw("overlong", "exec sleep 1000", timeout=SECOND)
 shell_overlong = shell("overlong", "exec sleep 1000", timeout=SECOND)
-async_overlong = SlowJob(name="rest.async_overlong", metadata=TaskMetadata(timeout=SECOND))
-sync_overlong = NoteDown(name="rest.sync_overlong", metadata=TaskMetadata(timeout=SECOND))
+async_overlong = SlowJob(name="rest.async_overlong", metadata=TaskMetadata(timeout=3 * SECOND))
+sync_overlong = NoteDown(name="rest.sync_overlong", metadata=TaskMetadata(timeout=2 * SECOND))
 
 
 def pod_overlong(folder: str) -> int:
@@ -241,7 +244,7 @@ def overlong(folder: str, job: str) -> None:
     named(async_overlong(folder=job, order="hang"), "async")
     named(sync_overlong(folder=folder, order="late"), "sync")
     named(map_task(functools.partial(part_overlong, folder=folder))(number=[0]), "map")
-    named(map_task(plan_endless)(number=[0], folder=[folder]), "plans", timeout=2 * SECOND)
+    named(map_task(plan_endless)(number=[0], folder=[folder]), "plans", timeout=4 * SECOND)
     named(approve(echo_plain(folder=folder), "never approved", timeout=SECOND), "approve")
     named(sleep(timedelta(hours=1)), "sleep", timeout=SECOND)
     named(handled_overlong(folder=folder), "handler")
@@ -300,7 +303,7 @@ def answering(folder: str) -> int:
 
 
 raw_once = raw("once", f"{SECOND_TIME}; echo 1 > /var/outputs/o0")
-shell_once = shell("once", '[ "$(wc -l < "$folder/shell")" -gt 1 ]')
+shell_once = shell("once", SECOND_SCRIPT)
 async_once = SlowJob(name="rest.async_once")
 sync_once = NoteDown(name="rest.sync_once")
 raw_done = raw("done", "echo 1 > /var/outputs/o0")

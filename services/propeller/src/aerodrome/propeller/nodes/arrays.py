@@ -62,7 +62,12 @@ class ArrayHandler:
         await run.literals.write(run.layout.inputs(node), inputs)
         kind = _item_spec(node).kind
         if kind not in self._handlers:
-            return _refused(node, "UnsupportedNodeKind", f"a {kind.value} node cannot be mapped over")
+            return _refused(
+                node,
+                "UnsupportedNodeKind",
+                f"nodes of kind {kind.value} cannot be mapped over: map over a task, or over a launch plan of a "
+                "workflow that has the node in it",
+            )
         lists = await _loaded(run, node, inputs)
         try:
             size = _size(node, lists)
