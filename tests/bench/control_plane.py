@@ -107,6 +107,7 @@ async def _service(directory: Path) -> AsyncIterator[Service]:
     from aerodrome.stdlib.postgres.embedded import EmbeddedPostgres
     from aerodrome.stdlib.postgres.migrations import migrate
     from aerodrome.stdlib.rpc.server import RpcServer
+    from aerodrome.stdlib.service import settle
     from aerodrome.stdlib.storage.local import LocalStorage
 
     config = AdminConfig.model_validate({"flyte": {"admin": {"seed_projects": [PROJECT, OTHER]}}})
@@ -127,6 +128,7 @@ async def _service(directory: Path) -> AsyncIterator[Service]:
             for add_to_server, servicer in admin.services():
                 server.add(add_to_server, servicer)
             background = asyncio.create_task(admin.run())
+            settle()
             try:
                 yield Service(server.address, admin, database, storage)
             finally:

@@ -260,6 +260,11 @@ def launches() -> Iterator[Figure]:
     yield Figure("  p99 meanwhile", figures["create_p99_ms"], "ms", at_most=250)
     yield Figure(f"GetExecution, {in_flight} in flight", figures["get_per_second"], "/s", at_least=1_500)
     yield Figure(
+        f"CreateExecution of one project beside {control_plane.CROWD} in flight of another, p99",
+        figures["light_beside_p99_ms"], "ms", at_most=2 * figures["light_alone_p99_ms"],
+        note=f"{figures['light_alone_p99_ms']:.1f} ms alone; the other one {figures['crowd_per_second']:.0f}/s",
+    )  # fmt: skip
+    yield Figure(
         f"memory that {extent.load_minutes:g} minutes of mixed load leave behind", figures["memory_growth_mb"], "MB",
         note=f"{figures['memory_before_mb']:.0f} MB before",
     )  # fmt: skip

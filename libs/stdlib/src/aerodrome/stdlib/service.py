@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from aerodrome.stdlib.rpc.metering import Meter
 from aerodrome.stdlib.rpc.server import RpcServer
 from aerodrome.stdlib.telemetry import Telemetry
 
+COLLECT_AFTER = (50_000, 50, 100)
+"""How many objects more there are before the collector looks at the youngest ones, and how often at older ones."""
+
 LOOPBACK = frozenset(("127.0.0.1", "localhost", "::1"))
 """Addresses that only this machine reaches."""
 
@@ -28,6 +32,16 @@ def check_exposure(host: str, *, insecure_bind: bool, section: str) -> None:
             f"{section}.host is {host}, and nobody who reaches it is asked who they are: listen on 127.0.0.1, or set "
             f"{section}.insecureBind where the network is closed"
         )
+
+
+def settle() -> None:
+    """Set what start-up made apart for good: to collect it again and again would only hold up the loop.
+
+    For a process, once, when it is ready to serve.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECT_AFTER)
 
 
 @dataclass(frozen=True)
@@ -78,6 +92,7 @@ async def serve_until_told(
             if server is not None:
                 server.registry.use_meter(Meter(at.telemetry.metrics))
                 await server.start()
+            settle()
             serving.set()
             await asyncio.wait({*tasks, waiting}, return_when=asyncio.FIRST_COMPLETED)
         finally:

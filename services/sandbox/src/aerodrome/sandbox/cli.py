@@ -6,7 +6,6 @@ Heavy modules are imported by the commands that need them, so that `--help` and 
 from __future__ import annotations
 
 import asyncio
-import gc
 import importlib
 import os
 import signal
@@ -235,6 +234,7 @@ async def _up(
     from aerodrome.sandbox.config import read
     from aerodrome.sandbox.database import database
     from aerodrome.stdlib import logger
+    from aerodrome.stdlib.service import settle
 
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     config = read(
@@ -249,10 +249,7 @@ async def _up(
         click.echo(f"Aerodrome is ready: console http://{endpoint}/console, API {endpoint} (gRPC and HTTP)")
         if bound != 30080:
             click.echo(f"Point clients here: export FLYTE_PLATFORM_URL={endpoint} FLYTE_PLATFORM_INSECURE=true")
-        # What start-up made stays; collecting it again and again would only hold up the loop.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 50, 100)
+        settle()
         descriptor = os.environ.pop(_READY_FD, "")
         if descriptor:
             os.write(int(descriptor), b"ready")

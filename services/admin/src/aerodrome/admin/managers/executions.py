@@ -92,6 +92,7 @@ REMEMBERED_TARGETS = 1_024
 REMEMBERED_TARGET_BYTES = 32 * 2**20
 
 _SIZE_BUCKETS = tuple(float(4**power) for power in range(4, 13))
+_MODES = frozenset(ExecutionMetadata.ExecutionMode.values())
 _TERMINAL = frozenset({"SUCCEEDED", "FAILED", "ABORTED", "TIMED_OUT"})
 
 
@@ -260,7 +261,7 @@ class ExecutionManager:
         state_change = ExecutionStateChangeDetails(
             state=ExecutionState.EXECUTION_ACTIVE, principal=resolved.spec.metadata.principal
         )
-        state_change.occurred_at.FromDatetime(now)
+        state_change.occurred_at.CopyFrom(resolved.closure.created_at)
         new = NewExecution(
             execution_id=situation.execution_id,
             key=key,
@@ -365,7 +366,7 @@ class ExecutionManager:
         metadata = spec.metadata
         recovered: int | None = None
         parent: ParentExecution | None = None
-        if metadata.mode not in ExecutionMetadata.ExecutionMode.values():
+        if metadata.mode not in _MODES:
             raise invalid_value("mode")
         recovers = metadata.mode == ExecutionMetadata.RECOVERED
         if recovers and source is not None:
@@ -462,7 +463,7 @@ class ExecutionManager:
             notifications=launching.resolve_notifications(spec, plan),
         )
         closure.created_at.FromDatetime(now)
-        closure.updated_at.FromDatetime(now)
+        closure.updated_at.CopyFrom(closure.created_at)
         cluster = ""
         try:
             cluster = launching.choose_cluster(
