@@ -56,7 +56,7 @@ async def test_statements_are_timed_by_what_they_do(
         "ovens:database:numbers:create_ms_count": 3,
         "ovens:database:numbers:list_ms_count": 1,
         "ovens:database:numbers:get_ms_count": 2,
-        "ovens:database:numbers:update_ms_count": 1,
+        "ovens:database:numbers:delete_ms_count": 1,
         "bakery:database:other:query_ms_count": 2,
     }
     assert all(shown[name.removesuffix("_count") + "_sum"] > 0 for name in counts)

@@ -7,6 +7,7 @@ Source: spec/control-plane.md, section 14.3; spec/datacatalog-scheduler-notifier
 
 from __future__ import annotations
 
+import asyncio
 import json
 import platform
 from collections.abc import AsyncIterator, Callable
@@ -28,7 +29,9 @@ def routes(telemetry: Telemetry, config: BaseModel, ready: Callable[[], bool]) -
     """The pages; `/readyz`, and `/healthcheck` as Flyte calls it, answer 503 while the service is not `ready`."""
 
     async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=telemetry.render(), content_type="text/plain", charset="utf-8")
+        # In a thread: there may be a great many of them.
+        body = await asyncio.to_thread(telemetry.render)
+        return web.Response(body=body, content_type="text/plain", charset="utf-8")
 
     async def alive(_: web.Request) -> web.Response:
         return web.Response()  # the loop runs

@@ -105,9 +105,9 @@ class Notifier:
         self._answering = AnsweringManager(database, clock, self._delivering, channels, texts, console)
         scope = f"{section.metrics_scope}notifier:"
         self._messages = metrics.counter(f"{scope}message_total")
-        self._handled = metrics.counter(f"{scope}message_success")
+        self._handled = metrics.counter(f"{scope}message_ok")
         self._undecodable = metrics.counter(f"{scope}message_decoding_error")
-        self._troubles = metrics.counter(f"{scope}message_processor_error")
+        self._troubles = metrics.counter(f"{scope}message_processing_error")
 
     def services(self) -> list[tuple[Callable[[Any, Any], None], object]]:
         """The servicers, each with the generated function that adds it to a server."""

@@ -154,7 +154,7 @@ class Propeller:
         )
 
     def _observations(self) -> float:
-        return sum(execution.waiting for execution in self._executions.values())
+        return sum(execution.waiting for execution in list(self._executions.values()))  # read by another thread
 
     @property
     def ready(self) -> bool:

@@ -108,7 +108,7 @@ class Measures:
             self._collected.add(-1, project=measures.labels["project"], domain=measures.labels["domain"])
 
     def _refresh(self) -> None:
-        driven = list(self._driven)
+        driven = list(self._driven)  # the loop changes it while another thread reads
         self._active["workflow"].set(len(driven))
         self._active["node"].set(sum(len(each.live) for each in driven))
         self._active["task"].set(sum(len(each.running) for each in driven))

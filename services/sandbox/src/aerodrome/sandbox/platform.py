@@ -202,7 +202,8 @@ class Platform:
         app.add_routes(console.routes(channel, read_log=read_log))
 
         async def metrics(_: web.Request) -> web.Response:
-            return web.Response(body=telemetry.render(), content_type="text/plain")
+            body = await asyncio.to_thread(telemetry.render)  # there may be a great many of them
+            return web.Response(body=body, content_type="text/plain", charset="utf-8")
 
         app.router.add_get("/metrics", metrics)
         return app

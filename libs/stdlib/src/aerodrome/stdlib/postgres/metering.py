@@ -4,8 +4,8 @@
     <prefix><service>:database:errors:{already_exists,undefined_table,postgres_error}
 
 A statement is known by its text: the file that it is kept in is the repository, the package is its service, and it does
-what it begins with, unless its name says more.  What no file holds (lists, whose filters vary) counts as `other`.  A
-statement costs about a microsecond more.  Source: spec/control-plane.md, section 14.4.
+what its first change is, unless its name says more.  What no file holds (lists, whose filters vary) counts as `other`.
+A statement costs about a microsecond more.  Source: spec/control-plane.md, section 14.4.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from aerodrome.stdlib.telemetry.metrics import BoundStopWatch, Metrics
 
 _READS = ("list", "exists")
 """First words of the names of statements that say more than SELECT does."""
-_VERBS: Mapping[str, str] = {"SELECT": "get", "INSERT": "create", "UPDATE": "update", "DELETE": "delete"}
-_CHANGES = re.compile(r"\b(INSERT INTO|UPDATE|DELETE FROM)\b")
+_VERBS: Mapping[str, str] = {"INSERT INTO": "create", "UPDATE": "update", "DELETE FROM": "delete"}
+_CHANGE = re.compile(r"(?<!FOR )\b(INSERT INTO|UPDATE|DELETE FROM)\b(?! SET)")
+"""What changes rows, which locking them (FOR UPDATE) and resolving conflicts (DO UPDATE SET) do not by themselves."""
+_COMMENT = re.compile(r"--.*")
 
 
 class QueryMeter:
@@ -69,6 +71,5 @@ def _verb(name: str, query: str) -> str:
     word = name.partition("_")[0]
     if word in _READS:
         return word
-    lines = (line for line in query.splitlines() if line.strip() and not line.lstrip().startswith("--"))
-    first = next(lines, "").split(maxsplit=1)[0].upper()
-    return _VERBS.get(first) or ("update" if _CHANGES.search(query) else "get")
+    change = _CHANGE.search(_COMMENT.sub("", query))
+    return "get" if change is None else _VERBS[change[1]]

@@ -90,10 +90,6 @@ class _SummarySeries:
         self.sum += other.sum
         self.recent.extend(other.recent)
 
-    def quantile(self, q: float) -> float:
-        ordered = sorted(self.recent)
-        return ordered[min(len(ordered) - 1, math.ceil(q * len(ordered)) - 1)] if ordered else math.nan
-
 
 class _Series(Protocol):
     """The state for one combination of label values."""
@@ -118,8 +114,16 @@ class Sample:
     sum: float = 0.0
     buckets: tuple[int, ...] = ()
     """Observations per bucket, the last one above all bounds."""
-    quantiles: tuple[float, ...] = ()
-    """At `QUANTILES`."""
+    recent: tuple[float, ...] = ()
+    """The most recent observations of a stopwatch."""
+
+    @property
+    def quantiles(self) -> tuple[float, ...]:
+        """At `QUANTILES`; computed here, since sorting would keep those who count waiting."""
+        ordered = sorted(self.recent)
+        if not ordered:
+            return (math.nan,) * len(QUANTILES)
+        return tuple(ordered[min(len(ordered) - 1, math.ceil(q * len(ordered)) - 1)] for q in QUANTILES)
 
 
 class _Metric(Generic[S]):
@@ -356,8 +360,7 @@ class StopWatch(_Metric[_SummarySeries]):
             self.observe(time.perf_counter() - started, **labels)
 
     def _sample(self, series: _SummarySeries, labels: Mapping[str, str]) -> Sample:
-        quantiles = tuple(series.quantile(q) for q in QUANTILES)
-        return Sample(labels, count=series.count, sum=series.sum, quantiles=quantiles)
+        return Sample(labels, count=series.count, sum=series.sum, recent=tuple(series.recent))
 
 
 class BoundStopWatch:
@@ -409,7 +412,10 @@ class Metrics:
         return gauge
 
     def before_read(self, refresh: Callable[[], None]) -> None:
-        """Call `refresh` whenever the metrics are about to be read: for gauges of what is counted elsewhere."""
+        """Call `refresh` whenever the metrics are about to be read: for gauges of what is counted elsewhere.
+
+        Like the readers of `observed` it is called in whatever thread reads, and has to be quick.
+        """
         self._refreshers.append(refresh)
 
     def histogram(

@@ -142,6 +142,8 @@ class FiringManager:
         self._backfilled = metrics.counter(f"{scope}:backfilled_slot_counter")
         self._unusable = metrics.counter(f"{scope}:job_schedule_failed_counter")
         self._errors = metrics.counter(f"{scope}:job_func_panic_counter")
+        self._unsaved = metrics.counter(f"{scope}:checkpoint_save_error_counter")
+        self._catch_up_errors = metrics.counter(f"{scope}:catchup_error_counter")
         self._delay = metrics.stopwatch(f"{scope}:scheduled_execution_delay", unit="s")
         metrics.observed(f"{scope}:active_schedules", lambda: float(len(self._schedules)))
         metrics.observed(f"{scope}:leads", lambda: float(leadership.holds))
@@ -247,7 +249,9 @@ class FiringManager:
 
     def _lag_seconds(self) -> float:
         now = self._clock.now()
-        oldest = min((job.backlog[0] for job in self._schedules.values() if job.backlog), default=now)
+        # Another thread reads this: what the loop may change meanwhile is copied before it is looked at.
+        backlogs = (tuple(job.backlog) for job in tuple(self._schedules.values()))
+        oldest = min((backlog[0] for backlog in backlogs if backlog), default=now)
         return max(0.0, (now - oldest).total_seconds())
 
     # Queues
@@ -349,6 +353,7 @@ class FiringManager:
             pause = self._section.retry.first.total_seconds()
         except Exception as error:
             if isinstance(error, AerodromeError):  # the database: what was fired is found again by its name
+                self._unsaved.add()
                 log.warning("slot not recorded", schedule=str(job.key), error=error.message)
             else:
                 self._errors.add()
@@ -395,6 +400,8 @@ class FiringManager:
         slot = job.backlog[0]
         missed = is_missed(slot, now, policy)
         answer = await self._ask(job, job.known, slot)
+        if missed and answer.outcome in (None, Outcome.FAILED):
+            self._catch_up_errors.add()
         if answer.outcome is None:
             job.backlog.clear()  # by the next attempt the policy may see it otherwise
             if job.attempts == 0:
