@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from flyteidl.admin import common_pb2, execution_pb2, signal_pb2
+from flyteidl.admin import common_pb2, execution_pb2, signal_pb2, task_execution_pb2
 from flyteidl.core import identifier_pb2, literals_pb2
 from flyteidl.service import admin_pb2_grpc, signal_pb2_grpc
 
 from .conftest import DOMAIN, PROJECT, WORKFLOWS
 from .instance import Instance, kill, running, wait_until, wait_until_dead
+from .plugged import literal, literal_map
 from .seen import Seen, phases_of
 
 LAUNCH_PLAN = identifier_pb2.LAUNCH_PLAN
+PAUSE_SECONDS = 8
+"""Between the first attempts of items and the next ones; the crash falls into it."""
 
 
 class Client:
@@ -28,13 +31,15 @@ class Client:
         self.signals: Any = signal_pb2_grpc.SignalServiceStub(channel)
         self.seen = Seen(stub=self.admin)
 
-    def launch(self, name: str, **inputs: int) -> identifier_pb2.WorkflowExecutionIdentifier:
+    def launch(
+        self, name: str, annotations: Mapping[str, str] | None = None, **inputs: int | str
+    ) -> identifier_pb2.WorkflowExecutionIdentifier:
         plan = identifier_pb2.Identifier(
             resource_type=LAUNCH_PLAN, project=PROJECT, domain=DOMAIN, name=f"nodes.{name}", version="v1"
         )
-        given = literals_pb2.LiteralMap(literals={key: integer(value) for key, value in inputs.items()})
+        spec = execution_pb2.ExecutionSpec(launch_plan=plan, annotations=common_pb2.Annotations(values=annotations))
         request = execution_pb2.ExecutionCreateRequest(
-            project=PROJECT, domain=DOMAIN, spec=execution_pb2.ExecutionSpec(launch_plan=plan), inputs=given
+            project=PROJECT, domain=DOMAIN, spec=spec, inputs=literal_map(inputs)
         )
         identifier: identifier_pb2.WorkflowExecutionIdentifier = self.admin.CreateExecution(request).id
         return identifier
@@ -45,6 +50,18 @@ class Client:
         """What a node has launched, as soon as it is known."""
         node = self.seen.nodes(execution).get(node_id)
         return node.child if node is not None and node.child.name else None
+
+    def failed_items(self, execution: identifier_pb2.WorkflowExecutionIdentifier) -> int:
+        """How many items of the map `n0` wait for their second attempt."""
+        if "n0" not in (nodes := self.seen.nodes(execution)) or not self.seen.attempts(nodes["n0"]):
+            return 0
+        identifier = nodes["n0"].message.id
+        listed = self.admin.ListTaskExecutions(
+            task_execution_pb2.TaskExecutionListRequest(node_execution_id=identifier, limit=1)
+        )
+        request = task_execution_pb2.TaskExecutionGetRequest(id=listed.task_executions[0].id)
+        items = self.admin.GetTaskExecution(request).closure.metadata.external_resources
+        return sum(item.retry_attempt == 1 for item in items)
 
     def asked(self, execution: identifier_pb2.WorkflowExecutionIdentifier, signal: str) -> None:
         """Wait until the execution asks for a signal."""
@@ -62,10 +79,6 @@ class Client:
         self.signals.SetSignal(signal_pb2.SignalSetRequest(id=identifier, value=value))
 
 
-def integer(value: int) -> literals_pb2.Literal:
-    return literals_pb2.Literal(scalar=literals_pb2.Scalar(primitive=literals_pb2.Primitive(integer=value)))
-
-
 def yes() -> literals_pb2.Literal:
     return literals_pb2.Literal(scalar=literals_pb2.Scalar(primitive=literals_pb2.Primitive(boolean=True)))
 
@@ -81,7 +94,16 @@ def own_instance(tmp_path: Path) -> Iterator[Instance]:
         yield instance
 
 
-def test_nodes_that_wait_go_on_after_a_crash(own_instance: Instance) -> None:
+def instants(folder: Path, number: int) -> list[float]:
+    """When the attempts of an item began."""
+    note = folder / str(number)
+    return [float(line) for line in note.read_text().splitlines()] if note.exists() else []
+
+
+def test_nodes_that_wait_go_on_after_a_crash(own_instance: Instance, tmp_path: Path) -> None:
+    items = tmp_path / "items"
+    items.mkdir()
+    policy = {"aerodrome.retry.backoff": f"{PAUSE_SECONDS}s", "aerodrome.retry.jitter": "0"}
     with grpc.insecure_channel(own_instance.endpoint) as channel:
         before = Client(channel)
         gate, child, made = (
@@ -94,6 +116,8 @@ def test_nodes_that_wait_go_on_after_a_crash(own_instance: Instance) -> None:
             before.asked(execution, signal)
         launched = wait_until("the child is launched", lambda: before.launched_by(child, "n0"))
         before.asked(launched, "number")
+        retried = before.launch("patient_items", annotations=policy, folder=str(items))
+        wait_until("both items have failed", lambda: before.failed_items(retried) == 2)
 
     pid = own_instance.pid
     kill(pid)
@@ -103,11 +127,11 @@ def test_nodes_that_wait_go_on_after_a_crash(own_instance: Instance) -> None:
     with grpc.insecure_channel(own_instance.endpoint) as channel:
         after = Client(channel)
         for execution in (gate, launched):
-            after.give(execution, "number", integer(5))
+            after.give(execution, "number", literal(5))
             after.asked(execution, "sure")
             after.give(execution, "sure", yes())
-        after.give(made, "inner", integer(1))
-        for execution in (gate, child, launched, made, pause):
+        after.give(made, "inner", literal(1))
+        for execution in (gate, child, launched, made, pause, retried):
             assert after.seen.finished(execution, seconds=30) == "SUCCEEDED"
         assert phases_of(after.seen.nodes(made)) == {"n0": ("SUCCEEDED", {"dn0": "SUCCEEDED", "dn1": "SUCCEEDED"})}
         closure = after.seen.nodes(pause)["n0"].message.closure
@@ -117,4 +141,7 @@ def test_nodes_that_wait_go_on_after_a_crash(own_instance: Instance) -> None:
                 id=common_pb2.NamedEntityIdentifier(project=PROJECT, domain=DOMAIN), limit=100
             )
         )
-        assert len(listed.executions) == 5, "something was launched twice"
+        assert len(listed.executions) == 6, "something was launched twice"
+    for number in range(2):
+        first, second = instants(items, number)
+        assert PAUSE_SECONDS <= second - first < PAUSE_SECONDS + 15, "the crash changed its pause"

@@ -1,5 +1,6 @@
 """Launch plans inside workflows, gates, dynamic workflows, and what of them is recovered."""
 
+import functools
 import os
 import time
 from datetime import timedelta
@@ -147,6 +148,25 @@ def gated_parent(value: int) -> int:
 @workflow
 def long_pause() -> None:
     sleep(timedelta(seconds=4))
+
+
+# Retries that wait
+
+
+@task(retries=1)
+def noting_when(number: int, folder: str) -> int:
+    """Notes the time, and fails the first time."""
+    path = Path(folder) / str(number)
+    with path.open("a") as file:
+        file.write(f"{time.time()}\n")
+    if len(path.read_text().splitlines()) < 2:
+        raise FlyteRecoverableException("not yet")
+    return number
+
+
+@workflow
+def patient_items(folder: str) -> list[int]:
+    return map_task(functools.partial(noting_when, folder=folder))(number=[0, 1])
 
 
 # Dynamic workflows
