@@ -208,7 +208,7 @@ def instant(timestamp: Timestamp) -> datetime:
 
 @lru_cache(maxsize=1024)  # what an engine does at once has one time, and making it takes longer than to find it
 def _instant(seconds: int, nanos: int) -> datetime:
-    return _EPOCH + timedelta(seconds=seconds, microseconds=nanos // 1000)
+    return _EPOCH + timedelta(0, seconds, nanos // 1000)
 
 
 def nanoseconds_between(start: Timestamp, end: Timestamp) -> int:
