@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,12 +80,12 @@ def templates_in(data: Path) -> list[int]:
     return [facts["pid"] for path in found if (facts := zygote.read_json(str(path)))]
 
 
-async def template_of(data: Path) -> int:
-    async with asyncio.timeout(30):
-        while not templates_in(data):  # noqa: ASYNC110  (a file of another process raises no event)
+async def template_of(runtime: LocalRuntime) -> int:
+    """The template that the runtime uses, once it has met it."""
+    async with asyncio.timeout(60):
+        while not list(runtime._templates):  # noqa: ASYNC110  (nobody but this test waits for it)
             await asyncio.sleep(0.02)
-    await asyncio.sleep(0.2)  # until the runtime has met it
-    return templates_in(data)[0]
+    return next(iter(runtime._templates)).pid
 
 
 async def attempt(
@@ -108,7 +110,7 @@ async def test_an_attempt_cannot_tell_that_its_code_was_imported_before(
     seen = []
     for number in range(templates.OFTEN + 2):
         if number == templates.OFTEN:
-            template = await template_of(data)
+            template = await template_of(forking)
         task, pod = await attempt(forking, tmp_path, f"look-{number}", archive)
         assert pod["status"]["phase"] == "Succeeded", await forking.tail("tests", f"look-{number}")
         said = json.loads(task.outputs["o0"])
@@ -150,7 +152,7 @@ async def test_a_distribution_that_is_replaced_is_not_mistaken_for_the_earlier_o
     distribution(archive, flow=source.format(1))
     for number in range(templates.OFTEN):
         await attempt(forking, tmp_path, f"which-{number}", archive, "which")
-    await template_of(data)
+    await template_of(forking)
     task, _ = await attempt(forking, tmp_path, "which-8", archive, "which")
     assert task.outputs == {"o0": 1}
     archive.unlink()
@@ -175,7 +177,7 @@ def wait(seconds: int = 0) -> int:
     env = {"SAID": str(tmp_path / "said")}
     for number in range(templates.OFTEN):
         await attempt(forking, tmp_path, f"wait-{number}", archive, "wait", **env)
-    pid = await template_of(data)
+    pid = await template_of(forking)
     (tmp_path / "said").unlink()
     waiting = asyncio.create_task(attempt(forking, tmp_path, "wait-9", archive, "wait", **env))
     async with asyncio.timeout(30):
@@ -187,6 +189,34 @@ def wait(seconds: int = 0) -> int:
     task, pod = await attempt(forking, tmp_path, "wait-8", archive, "wait", **env)
     assert pod["status"]["phase"] == "Succeeded"
     assert task.outputs["o0"] != pid
+
+
+def test_practice_leaves_nothing_that_a_task_could_see(tmp_path: Path) -> None:
+    program = f"""
+import importlib.util, json, os, sys
+spec = importlib.util.spec_from_file_location("zygote", {zygote.__file__!r})
+zygote = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(zygote)
+preloaded = zygote.Preloaded()
+preloaded.load()
+def state():
+    from flytekit.core.context_manager import FlyteEntities
+    from flytekit.interfaces.stats import client
+    from flytekit.utils.asyn import loop_manager
+    return [
+        sorted(name for name in sys.modules if not name.startswith("flytekit")), len(FlyteEntities.entities),
+        repr(client._stats_client), len(loop_manager._runner_map), zygote._surroundings()["open files"],
+        zygote.thread_count(), dict(os.environ),
+    ]
+before = state()
+print(json.dumps([preloaded.practise(), before == state(), os.listdir(os.environ["TMPDIR"])]))
+"""
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "FLYTE_INTERNAL_EXECUTION_ID": "zygote"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True)
+    undone, same, left = json.loads(done.stdout)
+    assert undone
+    assert same
+    assert not [name for name in left if name.startswith("practice")]
 
 
 # -- what is worth one -------------------------------------------------------------------------------------------------

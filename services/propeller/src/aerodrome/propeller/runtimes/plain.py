@@ -219,7 +219,7 @@ class _Reader:
 
     # -- where a name comes from --
 
-    def _origin(self, node: ast.expr) -> Optional[str]:  # noqa: UP045
+    def _origin(self, node: ast.expr) -> Optional[str]:  # noqa: UP045 - any Python of a user reads this file
         """The dotted name of what an expression names; empty if it is the user's own, None if it is no name."""
         if isinstance(node, ast.Name):
             return self._origins.get(node.id, f"builtins.{node.id}" if hasattr(builtins, node.id) else _OWN)

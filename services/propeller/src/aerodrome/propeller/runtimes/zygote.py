@@ -36,7 +36,9 @@ import base64
 import contextlib
 import ctypes
 import errno
+import faulthandler
 import fcntl
+import functools
 import gc
 import hashlib
 import importlib
@@ -58,6 +60,7 @@ import threading
 import time
 import traceback
 import types
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn
 
@@ -73,6 +76,9 @@ UNMET_SECONDS = 10.0
 """How long a warm zygote waits for the platform that started it, which is there at once unless it died."""
 OOM_SCORE = 300
 PICKLE_FILE = "pkl.gz"
+
+_PRACTICE = 2
+"""How often a zygote practises each command: the second time finds made what the first one made."""
 
 _MADV_POPULATE_WRITE = 23
 _PR_SET_NAME = 15
@@ -818,6 +824,89 @@ class Preloaded:
         if self.problem is not None:
             self.entrypoint = None
 
+    def practise(self) -> bool:
+        """Run tasks of nothing here, so that forks find made what flytekit makes on first use, and code that ran often.
+
+        False if something of it cannot be undone: then this process is of no use any more.
+        """
+        folder = tempfile.mkdtemp(prefix="practice-")
+        before = _surroundings()
+        kept = [os.dup(1), os.dup(2)], list(sys.path), set(sys.modules), tempfile.tempdir, list(sys.argv)
+        handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+        globals_before = {name: dict(vars(module)) for name, module in _of_flytekit()}
+        entities: list[Any] = _module("flytekit.core.context_manager").FlyteEntities.entities
+        known = len(entities)
+        runners = _module("flytekit.utils.asyn").loop_manager
+        try:
+            with warnings.catch_warnings():  # and what was warned of is forgotten afterwards
+                _redirect(os.path.join(folder, "log"))
+                self._practise_in(folder)
+        finally:
+            for stream, descriptor in enumerate(kept[0], start=1):
+                os.dup2(descriptor, stream)
+                os.close(descriptor)
+            sys.path[:], tempfile.tempdir, sys.argv[:] = kept[1], kept[3], kept[4]
+            for name in set(sys.modules) - kept[2]:
+                if name.startswith("aerodrome_"):
+                    del sys.modules[name]
+            sys.path_importer_cache.pop(folder, None)
+            del entities[known:]
+            for runner in runners._runner_map.values():
+                atexit.unregister(runner._close)
+                loop, thread = runner._TaskRunner__loop, runner._TaskRunner__runner_thread
+                loop.call_soon_threadsafe(loop.stop)
+                thread.join(5.0)
+            runners._runner_map.clear()
+            faulthandler.unregister(signal.SIGUSR1)
+            for number, handler in handlers.items():
+                if signal.getsignal(number) is not handler:
+                    signal.signal(number, handler)
+            for name, module in _of_flytekit():
+                _restore(vars(module), globals_before.get(name, vars(module)))
+            for each in gc.get_objects():
+                if type(each) is _CACHED and (each.__module__ or "").startswith("flytekit"):
+                    each.cache_clear()
+            gc.collect()  # which closes what was left open
+            shutil.rmtree(folder, ignore_errors=True)
+        give_up = time.monotonic() + 5.0
+        while thread_count() > 1 and time.monotonic() < give_up:  # a thread that was joined is yet to leave
+            time.sleep(0.001)
+        return all(value == before[what] for what, value in _surroundings().items() if what != _EXIT_HANDLERS)
+
+    def _practise_in(self, folder: str) -> None:
+        literals: Any = importlib.import_module("flyteidl.core.literals_pb2")
+        with open(os.path.join(folder, "aerodrome_practice.py"), "w") as file:
+            file.write("from flytekit import task\n@task\ndef practise(a: int) -> int:\n    return a\n")
+        one, many = literals.LiteralMap(), literals.LiteralMap()
+        one.literals["a"].scalar.primitive.integer = 1
+        many.literals["a"].collection.literals.add().scalar.primitive.integer = 1
+        sys.path.insert(0, folder)
+        resolver = "flytekit.core.python_auto_container.default_task_resolver"
+        loader = ["task-module", "aerodrome_practice", "task-name", "practise"]
+        mapper = "flytekit.core.array_node_map_task.ArrayNodeMapTaskResolver"
+        ways = (
+            (self.entrypoint.execute_task_cmd, one, [resolver, "--", *loader]),
+            (self.entrypoint.map_execute_task_cmd, many, [mapper, "--", "vars", "", "resolver", resolver, *loader]),
+        )
+        index = {"BATCH_JOB_ARRAY_INDEX_VAR_NAME": "FLYTE_K8S_ARRAY_INDEX", "FLYTE_K8S_ARRAY_INDEX": "0"}
+        os.environ.update(index)
+        try:
+            for turn in range(_PRACTICE):
+                for number, (command, inputs, rest) in enumerate(ways):
+                    place = os.path.join(folder, f"{turn}-{number}")
+                    os.mkdir(place)
+                    tempfile.tempdir = place
+                    self.renew_for_job(dict(os.environ))
+                    with open(os.path.join(place, "inputs.pb"), "wb") as file:
+                        file.write(inputs.SerializeToString())
+                    files = ["--inputs", f"{place}/inputs.pb", "--output-prefix", f"{place}/out"]
+                    raw = ["--raw-output-data-prefix", f"{place}/raw", "--checkpoint-path", f"{place}/check"]
+                    with contextlib.suppress(SystemExit):
+                        command.main(args=[*files, *raw, "--resolver", *rest], prog_name=FAMILY[0])
+        finally:
+            for name in index:
+                del os.environ[name]
+
     def _perform_rehearsal(self, folder: str) -> dict[str, Any]:
         areas = private_areas()
         tempfile.tempdir = folder
@@ -1057,6 +1146,9 @@ class _Loader(importlib.machinery.SourceFileLoader):
         return code
 
 
+_EXIT_HANDLERS = "exit handlers"
+
+
 def _surroundings() -> dict[str, Any]:
     """What an import may have changed around it, by what to call it."""
     return {
@@ -1066,7 +1158,7 @@ def _surroundings() -> dict[str, Any]:
         "the threads": thread_count(),
         "open files": sorted(os.listdir("/proc/self/fd")),
         "processes": own_children(),
-        "exit handlers": getattr(atexit, "_ncallbacks", int)(),
+        _EXIT_HANDLERS: getattr(atexit, "_ncallbacks", int)(),
         "signal handlers": [signal.getsignal(number) for number in signal.valid_signals()],
         "standard streams": (sys.stdin, sys.stdout, sys.stderr, sys.excepthook),
     }
@@ -1085,6 +1177,23 @@ def _beside(name: str) -> Any:
     finally:
         del sys.modules[module.__name__]  # it is none of the tasks' business
     return module
+
+
+_CACHED = type(functools.lru_cache(int))
+
+
+def _of_flytekit() -> list[tuple[str, types.ModuleType]]:
+    return [(name, module) for name, module in sys.modules.items() if name.partition(".")[0] == "flytekit"]
+
+
+def _restore(present: dict[str, Any], before: Mapping[str, Any]) -> None:
+    """Give the variables of a module their earlier values; modules that were imported into it meanwhile stay."""
+    for name, value in list(present.items()):
+        if name in before:
+            if before[name] is not value:
+                present[name] = before[name]
+        elif not isinstance(value, types.ModuleType):
+            del present[name]
 
 
 class StartError(Exception):
@@ -1433,14 +1542,19 @@ class Zygote:
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
 
-    def run(self, without: str | None) -> None:
-        """Serve until retired, or until left alone for too long; `without` preloading for that reason, if given."""
+    def run(self, without: str | None, *, cold: bool = False) -> None:
+        """Serve until retired, or until left alone for too long.
+
+        `without` preloading for that reason, if given; `cold`, so without practice, if that was found to be harmful.
+        """
         self._introduce()
         self._listen()
         if without is None:
             self._preloaded.load()
         else:
             self._preloaded.skip(without)
+        if self._preloaded.entrypoint is not None and not cold:
+            self._practise()
         self._preloaded.settle()
         if self._preloaded.entrypoint is not None:
             self._preloaded.rehearse()
@@ -1487,9 +1601,17 @@ class Zygote:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
 
+    def _practise(self) -> None:
+        try:
+            if self._preloaded.practise():
+                return
+        except Exception:  # noqa: BLE001  (another flytekit, which can be forked all the same)
+            traceback.print_exc()
+        os.execv(sys.executable, [sys.executable, __file__, "--cold", *sys.argv[-1:]])
+
     def _restart_without(self, problem: str) -> NoReturn:
         """Start over without preloading: its threads make forks unsafe, or its forks would be of no use."""
-        os.execv(sys.executable, [sys.executable, __file__, "--without", problem, *sys.argv[1:]])
+        os.execv(sys.executable, [sys.executable, __file__, "--without", problem, *sys.argv[-1:]])
 
     def _on_terminate(self, number: int, frame: types.FrameType | None) -> None:
         self._stopping = True
@@ -1876,7 +1998,7 @@ def own_children() -> list[int]:
 def main(arguments: list[str]) -> None:
     """Run a zygote in the current directory; the last argument is its settings as JSON."""
     settings = json.loads(arguments[-1])
-    Zygote(settings).run(without=arguments[1] if arguments[0] == "--without" else None)
+    Zygote(settings).run(without=arguments[1] if arguments[0] == "--without" else None, cold=arguments[0] == "--cold")
     shutil.rmtree(settings["name"] + ".tmp", ignore_errors=True)
 
 
