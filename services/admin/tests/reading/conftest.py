@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -160,6 +162,32 @@ class Rows:
         } | row))  # fmt: skip
 
 
+class Explained:
+    """Stands in front of a database, and keeps the plans of what it is asked."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.plans: list[Any] = []
+
+    @asynccontextmanager
+    async def transaction(self, **options: Any) -> Any:
+        async with self._database.transaction(**options) as self._conn:
+            yield self
+
+    async def execute(self, statement: str) -> None:
+        await self._conn.execute(statement)
+
+    async def fetch(self, statement: str, *values: object) -> list[Any]:
+        plan = await self._conn.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", *values)
+        self.plans.append(json.loads(plan)[0]["Plan"])
+        return await self._conn.fetch(statement, *values)
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks were looked at."""
+        return sum(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] for plan in self.plans)
+
+
 class Ids:
     """Identifiers in project p, domain d."""
 
@@ -200,6 +228,11 @@ async def database(postgres_server: ServerForTests) -> AsyncIterator[Database]:
 @pytest.fixture
 def rows(database: Database) -> Rows:
     return Rows(database)
+
+
+@pytest.fixture
+def explained(database: Database) -> Explained:
+    return Explained(database)
 
 
 @pytest.fixture

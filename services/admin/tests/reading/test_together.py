@@ -56,7 +56,7 @@ async def test_an_error_is_of_those_who_were_in_it() -> None:
     assert [isinstance(each, Unavailable) for each in outcomes[:2]] == [True, True]
     assert outcomes[2:] == [4, 6]
     with pytest.raises(Unavailable):
-        raise outcomes[0]  # type: ignore[misc]
+        raise outcomes[0]  # type: ignore[misc]  # it is one, as was asserted
 
 
 @settings(deadline=None)

@@ -47,6 +47,22 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Lead:
+    """Rows of another entity, of which an index has those with the same `column` in the order of a list."""
+
+    column: str
+    join: str
+    """How they are joined to what is listed."""
+    first: str
+    """A condition that holds for one of the rows that belong to the same listed one and satisfy `{conditions}`, which
+    are of `lowest`."""
+    places: Mapping[str, Place]
+    """Where they have the fields that are sorted by; the first is the one of the list's order."""
+    scope: Mapping[str, str]
+    """Where they have the columns that a scope names."""
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """Something that can be listed."""
 
@@ -63,6 +79,8 @@ class Source:
     exists: Mapping[Entity, tuple[str, str]] = field(default_factory=dict)
     """Entities of which a row may have many: the table and how it refers to the row.  Conditions on them ask for one
     that satisfies them all."""
+    leads: Mapping[Entity, Lead] = field(default_factory=dict)
+    """Those of which an index has the rows in the order of the list, so that a page is the beginning of a range."""
     places: Mapping[tuple[Entity, str], Place] = field(default_factory=dict)
     """Fields that are not simply the column of that name."""
     nullable: frozenset[str] = frozenset()
@@ -360,7 +378,35 @@ def _statement(
             f"{number} = (SELECT id FROM registered_names WHERE resource_type = {resource_type:d} "
             f"AND project = {bound[0]} AND domain = {bound[1]} AND name = {bound[2]})"
         )
-    uncommon, filters = _uncommon(source, filters)
+    parts, filters = _uncommon(source, filters)
+    joins = []
+    if (entity := _leading(source, filters, order)) is not None:
+        lead = source.leads[entity]
+        joins.append(lead.join)
+        conditions += [
+            f"{lead.scope[column]} = {parameters.bind(value, 'text' if isinstance(value, str) else 'bigint')}"
+            for column, value in scope.equal.items()
+            if column in lead.scope
+        ]
+        order = replace(
+            order,
+            columns=tuple(replace(each, place=lead.places.get(each.name, each.place)) for each in order.columns),
+        )
+        own = {
+            each: _condition(each, source.place(entity, each.column), parameters)
+            for each in filters
+            if each.entity is entity
+        }
+        filters = tuple(each for each in filters if each.entity is not entity)
+        conditions.append(
+            lead.first.format(conditions=re.sub(rf"\b{entity.code}\.", "lowest.", " AND ".join(own.values())))
+        )
+        for each, condition in own.items():
+            needs |= source.place(entity, each.column).needs - {entity}
+            if not parts and each.column == lead.column and len(set(each.operands)) > 1:
+                parts = _one_at_a_time(each)
+            else:
+                conditions.append(condition)
     for each in filters:
         place = source.place(each.entity, each.column)
         condition = _condition(each, place, parameters)
@@ -380,7 +426,7 @@ def _statement(
     keys = {f"key_{index}": column.place.sql for index, column in enumerate(order.columns)}
     fixed = {f"null_{index}": f"{source.entity.code}.{column}" for index, column in enumerate(scope.null)}
     direction = " DESC" if order.descending else ""
-    joins = [join for entity, join in source.joins.items() if entity in needs]
+    joins += [join for entity, join in source.joins.items() if entity in needs]
 
     def select(shown: Mapping[str, str], further: Sequence[str], most: int) -> list[str]:
         both = [*conditions, *further]
@@ -393,15 +439,15 @@ def _statement(
             f"LIMIT {parameters.bind(most, 'bigint')}",
         ]
 
-    if uncommon:
+    if parts:
         # each by itself in the order of the list, so that no more rows of one are read than the page holds
-        parts = []
-        for each in uncommon:
+        selects = []
+        for each in parts:
             condition = _condition(each, source.place(each.entity, each.column), parameters)
-            parts.append("\n".join(select(fixed | keys, [condition], limit + offset)))
+            selects.append("\n".join(select(fixed | keys, [condition], limit + offset)))
         lines = [
             "SELECT * FROM (",
-            "\nUNION ALL\n".join(f"({part})" for part in parts),
+            "\nUNION ALL\n".join(f"({each})" for each in selects),
             ") AS parts",
             f"ORDER BY {', '.join(name + direction for name in (*fixed, *keys))}",
             f"LIMIT {parameters.bind(limit, 'bigint')}",
@@ -414,7 +460,12 @@ def _statement(
 
 
 MAX_PARTS = 12
-"""Values that a filter asks for one at a time, at most: there are no more phases."""
+"""Values that a filter asks for one at a time, at most: as many as there are phases."""
+
+
+def _one_at_a_time(each: Filter) -> list[Filter]:
+    """A filter that asks for one of several values as one for each of them."""
+    return [replace(each, function=Function.EQ, operands=(value,)) for value in dict.fromkeys(each.operands)]
 
 
 def _uncommon(source: Source, filters: tuple[Filter, ...]) -> tuple[list[Filter], tuple[Filter, ...]]:
@@ -422,11 +473,23 @@ def _uncommon(source: Source, filters: tuple[Filter, ...]) -> tuple[list[Filter]
     for each in filters:
         if source.common is None or (each.entity, each.column) != (source.entity, source.common[0]):
             continue
-        values = list(dict.fromkeys(each.operands))
-        if each.function is Function.VALUE_IN and 1 < len(values) <= MAX_PARTS and source.common[1] not in values:
-            parts = [replace(each, function=Function.EQ, operands=(value,)) for value in values]
-            return parts, tuple(other for other in filters if other is not each)
+        if each.function is Function.VALUE_IN and source.common[1] not in each.operands:
+            parts = _one_at_a_time(each)
+            if 1 < len(parts) <= MAX_PARTS:
+                return parts, tuple(other for other in filters if other is not each)
     return [], filters
+
+
+def _leading(source: Source, filters: tuple[Filter, ...], order: _Order) -> Entity | None:
+    """The entity whose rows an index has in this order, if the filters ask for some of them by an equality."""
+    for each in filters:
+        lead = source.leads.get(each.entity)
+        if lead is not None and each.column == lead.column and order.columns[0].name == next(iter(lead.places)):
+            if each.function is Function.EQ:
+                return each.entity
+            if each.function is Function.VALUE_IN and len(set(each.operands)) <= MAX_PARTS:
+                return each.entity
+    return None
 
 
 _NAME = ("project", "domain", "name")

@@ -12,7 +12,7 @@ from typing import Final
 from flyteidl.core.identifier_pb2 import ResourceType
 
 from aerodrome.admin.domain.filters import Entity
-from aerodrome.admin.repositories.listing import Place, Source
+from aerodrome.admin.repositories.listing import Lead, Place, Source
 
 _THROUGH_EXECUTION: Final = frozenset({Entity.EXECUTION})
 
@@ -51,6 +51,25 @@ _OF_NODE_EXECUTIONS = {
     (Entity.NODE_EXECUTION, "deleted_at"): _NEVER,
 }
 
+
+def _tagged(entity: Entity, column: str) -> Lead:
+    """The executions of a tag, as `entity` has tags, in the order of creation."""
+    tag = entity.code
+    return Lead(
+        column=column,
+        # by nothing but the key: whatever else is equal too, the planner would take for a further restriction
+        join=f"JOIN execution_tags {tag} ON {tag}.execution_id = e.execution_id",
+        first=(
+            # in what the planner cannot see through: it would think that next to no tag is the lowest of its execution
+            f"coalesce(({tag}.key, {tag}.value) = (SELECT lowest.key, lowest.value FROM execution_tags lowest "
+            f"WHERE lowest.execution_id = {tag}.execution_id AND {{conditions}} "
+            "ORDER BY lowest.key, lowest.value LIMIT 1), false)"
+        ),
+        places={"created_at": Place(f"{tag}.execution_created_at"), "id": Place(f"{tag}.execution_id")},
+        scope={column: f"{tag}.{column}" for column in ("execution_project", "execution_domain")},
+    )
+
+
 EXECUTIONS = Source(
     entity=Entity.EXECUTION,
     select=(
@@ -70,6 +89,10 @@ EXECUTIONS = Source(
     exists={
         Entity.ADMIN_TAG: ("execution_tags at", "at.execution_id = e.execution_id"),
         Entity.EXECUTION_TAG: ("execution_tags et", "et.execution_id = e.execution_id"),
+    },
+    leads={
+        Entity.ADMIN_TAG: _tagged(Entity.ADMIN_TAG, "name"),
+        Entity.EXECUTION_TAG: _tagged(Entity.EXECUTION_TAG, "key"),
     },
     places=_OF_EXECUTIONS
     | _instants(Entity.ADMIN_TAG, "at")
