@@ -27,9 +27,8 @@ def key_of(identifier: Identifier) -> Key:
 
 def identifier_of(key: Key) -> Identifier:
     """A new identifier with the fields of `key`."""
-    # The enumeration is an int at run time; the stubs want its own type.
     return Identifier(
-        resource_type=key.resource_type,  # type: ignore[arg-type]
+        resource_type=key.resource_type,  # type: ignore[arg-type]  # an int at run time; the stubs want its own type
         project=key.project,
         domain=key.domain,
         name=key.name,

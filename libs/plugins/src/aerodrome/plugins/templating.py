@@ -152,6 +152,7 @@ def _render_binary(binary: literals_pb2.Binary) -> str:
     if binary.tag != _MSGPACK:
         raise ValueError(f"binary data tagged {binary.tag!r} has no text form (only {_MSGPACK} scalars do)")
     try:
+        # msgpack has no types
         value = msgpack.unpackb(binary.value, raw=False, strict_map_key=False)  # type: ignore[attr-defined,no-untyped-call]
     except (ValueError, msgpack.UnpackException) as error:
         raise ValueError(f"its {_MSGPACK} data is damaged: {error}") from error

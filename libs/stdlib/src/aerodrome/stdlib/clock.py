@@ -89,4 +89,14 @@ class ManualClock:
             await asyncio.sleep(0)
 
 
+async def sleep_unless(clock: Clock, seconds: float, event: asyncio.Event) -> None:
+    """Return once so many seconds have passed, or `event` is set, whatever comes first."""
+    waits = [asyncio.create_task(clock.sleep(seconds)), asyncio.create_task(event.wait())]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waits:
+            each.cancel()
+
+
 _BOOTTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)

@@ -120,7 +120,7 @@ def _act(action: str) -> bool:
         case ("stop", _, _):
             os.kill(os.getpid(), signal.SIGSTOP)
         case ("wait", _, seconds):
-            time.sleep(float(seconds))
+            time.sleep(float(seconds))  # the whole process is to stand still, its loop included
         case _:
             return False
     return True

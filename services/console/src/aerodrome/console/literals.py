@@ -178,7 +178,7 @@ def _primitive(primitive: Any) -> Value:
 def _binary(binary: Any) -> Value:
     if binary.tag == "msgpack":
         try:
-            value = msgpack.unpackb(binary.value, strict_map_key=False)  # type: ignore[attr-defined, no-untyped-call]
+            value = msgpack.unpackb(binary.value, strict_map_key=False)  # type: ignore[attr-defined, no-untyped-call]  # it has no types
         except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException):
             return Value("none", f"{size(len(binary.value))}, which are not the MessagePack that they claim to be")
         return _json(value)

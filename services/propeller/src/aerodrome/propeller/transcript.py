@@ -269,7 +269,7 @@ class Transcript:
         event = event_pb2.NodeExecutionEvent(
             id=identifier,
             producer_id=PRODUCER,
-            phase=NODE_EVENT[phase],  # type: ignore[arg-type]
+            phase=NODE_EVENT[phase],  # type: ignore[arg-type]  # the stubs want the enumeration
             occurred_at=instant_of(change.at),
             reported_at=reported,
             event_version=1,
@@ -292,7 +292,7 @@ class Transcript:
             event.output_uri = f"{own}/outputs.pb"
             info = change.info if isinstance(change.info, ItemInfo) else _PLAIN_ITEM
             if info.cache_status:
-                event.task_node_metadata.cache_status = info.cache_status  # type: ignore[assignment]
+                event.task_node_metadata.cache_status = info.cache_status  # type: ignore[assignment]  # the same
                 event.task_node_metadata.catalog_key.CopyFrom(info.catalog_key or _NO_ENTRY)
             event.deck_uri = info.deck_uri
         return journal_pb2.Transition(node=journal_pb2.NodeChange(node_id=unique_id, event=event.SerializeToString()))
@@ -311,7 +311,7 @@ class Transcript:
             task_id=item.task.id,
             parent_node_execution_id=node,
             retry_attempt=change.attempt,
-            phase=_T.FAILED if change.phase is TaskPhase.RETRYABLE_FAILED else int(change.phase),  # type: ignore[arg-type]
+            phase=_T.FAILED if change.phase is TaskPhase.RETRYABLE_FAILED else int(change.phase),  # type: ignore[arg-type]  # the same
             producer_id=PRODUCER,
             occurred_at=instant_of(change.at),
             reported_at=reported,
@@ -340,7 +340,7 @@ class Transcript:
             event = event_pb2.WorkflowExecutionEvent(
                 execution_id=self._execution,
                 producer_id=PRODUCER,
-                phase=number,  # type: ignore[arg-type]
+                phase=number,  # type: ignore[arg-type]  # the stubs want the enumeration
                 occurred_at=instant_of(transition.at),
                 error=error,
             )
@@ -364,7 +364,7 @@ class Transcript:
         event = event_pb2.NodeExecutionEvent(
             id=identifier_pb2.NodeExecutionIdentifier(node_id=node.unique_id, execution_id=self._execution),
             producer_id=PRODUCER,
-            phase=NODE_EVENT[phase],  # type: ignore[arg-type]
+            phase=NODE_EVENT[phase],  # type: ignore[arg-type]  # the stubs want the enumeration
             occurred_at=instant_of(transition.at),
             reported_at=reported,
             event_version=1,
@@ -433,7 +433,7 @@ class Transcript:
                 node_id=node.unique_id, execution_id=self._execution
             ),
             retry_attempt=transition.attempt,
-            phase=int(transition.phase),  # type: ignore[arg-type]
+            phase=int(transition.phase),  # type: ignore[arg-type]  # the stubs want the enumeration
             phase_version=transition.version,
             producer_id=PRODUCER,
             occurred_at=_instant(info.occurred_at if info is not None else None, transition.at),

@@ -28,7 +28,7 @@ from aerodrome.scheduler.managers.learning import LearningManager
 from aerodrome.scheduler.repositories.schedules import CHANNEL, ScheduleRepository
 from aerodrome.scheduler.rpc.schedules import SchedulerRpcs
 from aerodrome.stdlib import logger
-from aerodrome.stdlib.clock import Clock, SystemClock
+from aerodrome.stdlib.clock import Clock, SystemClock, sleep_unless
 from aerodrome.stdlib.config import load
 from aerodrome.stdlib.errors import AerodromeError
 from aerodrome.stdlib.logger import get_logger
@@ -167,16 +167,7 @@ class Scheduler:
             except Exception:
                 log.exception("scheduler failed")
                 seconds = _TROUBLE_SECONDS
-            await self._sleep(seconds)
-
-    async def _sleep(self, seconds: float) -> None:
-        """Until that has passed or something woke us."""
-        waits = [asyncio.create_task(self._clock.sleep(seconds)), asyncio.create_task(self._wake.wait())]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for each in waits:
-                each.cancel()
+            await sleep_unless(self._clock, seconds, self._wake)
 
     async def _keep_lead(self) -> None:
         """Renew the lease, since firing may take longer than its term."""

@@ -99,5 +99,5 @@ def _await_port(port: int, process: subprocess.Popen[bytes]) -> None:
             raise Unavailable(f"the server ended with {process.returncode} before it answered")
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
-        time.sleep(0.02)
+        time.sleep(0.02)  # for a process to open its port, which it tells nobody; fixtures wait here, not a loop
     raise Unavailable(f"the server did not answer within {_PATIENCE_SECONDS:.0f} s")

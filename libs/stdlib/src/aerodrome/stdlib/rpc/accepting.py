@@ -18,7 +18,7 @@ from contextvars import Context
 from typing import Any, Self
 
 import grpc
-from grpc._cython import cygrpc  # type: ignore[attr-defined]
+from grpc._cython import cygrpc  # type: ignore[attr-defined]  # its stubs do not know it
 
 CALLS_ASKED_FOR = 32
 
@@ -45,7 +45,7 @@ class _Arrival(asyncio.Future[Any]):
             super().add_done_callback(fn, context=context)
 
 
-class _ManyAtATime(_Core):  # type: ignore[misc]
+class _ManyAtATime(_Core):  # type: ignore[misc]  # of a class that has no types
     """grpc's server, which believes that it asks for one call at a time."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *arguments: Any) -> None:

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from aerodrome.stdlib.errors import FailedPrecondition, Unavailable
 from aerodrome.stdlib.logger import get_logger
@@ -254,10 +254,12 @@ class _Side(asyncio.Protocol):
         self.gone = transport is None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # Transports of other loops than asyncio's are none of its classes; they have the same methods.
         assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
-        self.transport = transport  # type: ignore[assignment]
+        connected = cast(asyncio.Transport, transport)
+        self.transport = connected
         self.gone = False
-        self._splice.connected(self.transport)  # type: ignore[arg-type]
+        self._splice.connected(connected)
 
     def data_received(self, data: bytes) -> None:
         transport = self.peer.transport

@@ -202,9 +202,9 @@ class _Handlers(grpc.GenericRpcHandler):
             (True, False): grpc.stream_unary_rpc_method_handler,
             (True, True): grpc.stream_stream_rpc_method_handler,
         }[method.request_streaming, method.response_streaming]
-        if method.response_streaming:
-            return make(stream)  # type: ignore[no-any-return]
-        return make(stream_to_unary if method.request_streaming else unary)  # type: ignore[no-any-return]
+        handler = stream if method.response_streaming else stream_to_unary if method.request_streaming else unary
+        made: grpc.RpcMethodHandler[Any, Any] = make(handler)
+        return made
 
 
 def _call(method: Method, context: Any) -> Call:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 
 from flyteidl.core.execution_pb2 import NodeExecution, TaskExecution, WorkflowExecution
+from google.protobuf.descriptor import EnumDescriptor
 
 
 class Writer(Enum):
@@ -70,8 +71,8 @@ NOTHING = -1
 """In place of a node's or attempt's phase: no event of it was recorded yet."""
 
 
-def _names(descriptor: object) -> Mapping[int, str]:
-    values = descriptor.values_by_number.items()  # type: ignore[attr-defined]
+def _names(descriptor: EnumDescriptor) -> Mapping[int, str]:
+    values = descriptor.values_by_number.items()
     return {number: str(value.name) for number, value in values}
 
 

@@ -59,7 +59,7 @@ _KINDS = {topic: kind for kind, topic in EVENT_TOPICS.items()}
 class Sink(Protocol):
     """Where events go that others listen to."""
 
-    async def send(self, topic: str, id: str, body: bytes, headers: Mapping[str, str]) -> None:  # noqa: A002
+    async def send(self, topic: str, id: str, body: bytes, headers: Mapping[str, str]) -> None:  # noqa: A002 - as the bus calls it
         """Hand over a message, and return when it is safe.  Raises Unavailable."""
         ...
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from flyteidl.admin.launch_plan_pb2 import LaunchPlan
 from flyteidl.admin.task_pb2 import Task
 from flyteidl.core.identifier_pb2 import Identifier, ResourceType
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from aerodrome.stdlib.postgres.database import Record
 
@@ -40,6 +41,6 @@ def launch_plan_of(row: Record) -> LaunchPlan:
     return launch_plan
 
 
-def set_time(timestamp: object, instant: datetime) -> None:
+def set_time(timestamp: Timestamp, instant: datetime) -> None:
     """Write `instant` into a protobuf timestamp."""
-    timestamp.FromDatetime(instant)  # type: ignore[attr-defined]
+    timestamp.FromDatetime(instant)

@@ -106,7 +106,8 @@ class ControlPlane:
         request = task_execution_pb2.TaskExecutionListRequest(node_execution_id=node, limit=1)
         listed = await _call(self._admin.ListTaskExecutions, request)
         for each in listed.task_executions:
-            return each.id.task_id  # type: ignore[no-any-return]
+            task: identifier_pb2.Identifier = each.id.task_id
+            return task
         source = reported.catalog_key.source_task_execution.task_id
         return source if source.name else None
 

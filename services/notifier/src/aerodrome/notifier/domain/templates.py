@@ -76,7 +76,7 @@ def _time(ended: ExecutionEnded, field: str) -> str:
 
 def _at(ended: ExecutionEnded, field: str) -> datetime | None:
     """A time of the message; None if it is absent or no time that can be told."""
-    if not ended.HasField(field):  # type: ignore[arg-type]
+    if not ended.HasField(field):  # type: ignore[arg-type]  # the stubs want one of the names, literally
         return None
     try:
         found: datetime = getattr(ended, field).ToDatetime(UTC)

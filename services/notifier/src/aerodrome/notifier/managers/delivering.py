@@ -26,7 +26,7 @@ from aerodrome.notifier.domain.deliveries import (
 )
 from aerodrome.notifier.repositories.deliveries import DeliveryRepository
 from aerodrome.notifier.senders.port import Sender, shown
-from aerodrome.stdlib.clock import Clock
+from aerodrome.stdlib.clock import Clock, sleep_unless
 from aerodrome.stdlib.errors import AerodromeError
 from aerodrome.stdlib.logger import get_logger
 from aerodrome.stdlib.postgres.database import Database
@@ -91,7 +91,7 @@ class DeliveringManager:
                 except AerodromeError as error:
                     log.warning("notifications wait for the database", error=error.message)
                     seconds = _TROUBLE_SECONDS
-                await self._sleep(seconds)
+                await sleep_unless(self._clock, seconds, self._wake)
         finally:
             running = set(self._running)
             if running:
@@ -163,15 +163,6 @@ class DeliveringManager:
             log.warning("outcome of a notification not recorded", delivery=claimed.id, error=error.message)
         except Exception:  # one delivery's trouble stays its own
             log.exception("notification not handled", delivery=claimed.id)
-
-    async def _sleep(self, seconds: float) -> None:
-        """Until that has passed or something woke us."""
-        waits = [asyncio.create_task(self._clock.sleep(seconds)), asyncio.create_task(self._wake.wait())]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for each in waits:
-                each.cancel()
 
     # Sending and recording
 

@@ -232,7 +232,7 @@ class Engine:
         owner = scope.owner
         branch = owner is not None and owner.spec.kind is _KIND_BRANCH
         for node in scope.nodes:
-            if branch and node.number != owner.choice:  # type: ignore[union-attr]
+            if branch and node.number != owner.choice:  # type: ignore[union-attr]  # a branch has an owner
                 node.phase = _NODE_SKIPPED
             elif node.spec.kind is _KIND_START and node.phase is _NODE_NOT_STARTED:
                 # Its scope was opened, so it is done; only that of the whole is told of, and has to be told again.
@@ -267,8 +267,8 @@ class Engine:
         elif scope.open == 0:
             self._scope_done(scope, now)
         else:
-            if branch and scope.nodes[owner.choice].phase is _NODE_NOT_STARTED:  # type: ignore[union-attr]
-                self._await(scope, scope.nodes[owner.choice])  # type: ignore[union-attr]
+            if branch and scope.nodes[owner.choice].phase is _NODE_NOT_STARTED:  # type: ignore[union-attr]  # a branch has an owner
+                self._await(scope, scope.nodes[owner.choice])  # type: ignore[union-attr]  # a branch has an owner
             self._ready.extend(n for n in scope.nodes if n.phase is _NODE_NOT_STARTED and n.pending == 0)
 
     def _resume(self, node: NodeState, now: float) -> None:

@@ -130,7 +130,7 @@ def _from_binary(binary: literals_pb2.Binary, path: Sequence[types_pb2.PromiseAt
     if binary.tag != _MSGPACK:
         raise _bad(f"attributes can be selected from msgpack values only, and this one is tagged {binary.tag!r}")
     try:
-        value = msgpack.unpackb(binary.value, strict_map_key=False)  # type: ignore[attr-defined, no-untyped-call]
+        value = msgpack.unpackb(binary.value, strict_map_key=False)  # type: ignore[attr-defined, no-untyped-call]  # it has no types
     except (ValueError, TypeError, msgpack.UnpackException) as error:  # TypeError: a list or a map as a key
         raise _bad(f"the value is not valid msgpack: {error}") from error
     return _from_msgpack(_walk(value, path))

@@ -8,7 +8,7 @@ when the attempt is over, however it ends.  Source: spec/data-plane.md, 4.1, 4.4
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -29,7 +29,7 @@ from aerodrome.stdlib.logger import get_logger
 
 log = get_logger(__name__)
 
-Begin = Callable[[Run, NodeState, int], Awaitable[None]]
+Begin = Callable[[Run, NodeState, int], Coroutine[Any, Any, None]]
 """Starts an attempt for good."""
 
 _KEY = "cache key"
@@ -205,7 +205,7 @@ class NodeCache:
         if holding.over.is_set():
             return
         async with asyncio.TaskGroup() as group:
-            group.create_task(begin(run, node, attempt))  # type: ignore[arg-type]
+            group.create_task(begin(run, node, attempt))
             group.create_task(self._cache.hold(key, holding.owner, holding.over, live=lambda: _runs(node, attempt)))
         if not holding.released:
             await self._release(run, node, attempt, key)

@@ -604,12 +604,12 @@ class _Attempt:
             except AerodromeError as error:
                 log.warning("results cannot be read", pod=pod["metadata"]["name"], reason=error.message)
                 failure = storage_failure(error, "ResultsUnreadable")
-                observation = lambda engine, now: engine.failed(node, attempt, failure, now, info)  # noqa: B023, E731
+                observation = lambda engine, now: engine.failed(node, attempt, failure, now, info)  # noqa: B023, E731 - the last one is used
                 await asyncio.sleep(0.05 * 4**tries)
             except Exception as error:  # the node must end, whatever its results look like
                 log.exception("an attempt could not be judged", pod=pod["metadata"]["name"])
                 broken = Failure("ResultsUnreadable", repr(error), ErrorKind.SYSTEM, retryable=True)
-                observation = lambda engine, now: engine.failed(node, attempt, broken, now, info)  # noqa: B023, E731
+                observation = lambda engine, now: engine.failed(node, attempt, broken, now, info)  # noqa: B023, E731 - the last one is used
                 break
         self._run.post(observation)
 
