@@ -51,7 +51,7 @@ from flyteidl.admin import (
 from flyteidl.core import catalog_pb2, identifier_pb2
 from flyteidl.core import execution_pb2 as phases
 from flyteidl.core import workflow_pb2 as core_workflow_pb2
-from flyteidl.service import signal_pb2_grpc
+from flyteidl.service import admin_pb2_grpc, signal_pb2_grpc
 
 from aerodrome.idl.catalog.v1 import catalog_pb2 as catalog
 from aerodrome.idl.catalog.v1.catalog_pb2_grpc import CatalogServiceStub
@@ -90,7 +90,8 @@ class World:
 
     def __init__(self, plugged: Plugged, channel: grpc.Channel, base: Path) -> None:
         self.plugged = plugged
-        self.seen = Seen(stub=plugged.admin)
+        self.admin: Any = admin_pb2_grpc.AdminServiceStub(channel)
+        self.seen = Seen(stub=self.admin)
         self.signals: Any = signal_pb2_grpc.SignalServiceStub(channel)
         self.catalog: Any = CatalogServiceStub(channel)
         self._base = base
@@ -113,7 +114,7 @@ class World:
 
     def recover(self, case: Case) -> Case:
         request = execution_pb2.ExecutionRecoverRequest(id=case.id)
-        return Case(self.plugged.admin.RecoverExecution(request).id, case.folder, case.way, case.inputs)
+        return Case(self.admin.RecoverExecution(request).id, case.folder, case.way, case.inputs)
 
     def ended(self, case: Case) -> tuple[str, dict[str, SeenNode]]:
         """The phase of an execution that is over, and its nodes, whose shape is checked."""
@@ -135,9 +136,9 @@ class World:
     def attempt(self, node: SeenNode, number: int = 0) -> task_execution_pb2.TaskExecution:
         """An attempt of a task node, unabridged."""
         request = task_execution_pb2.TaskExecutionListRequest(node_execution_id=node.message.id, limit=10)
-        known = self.plugged.admin.ListTaskExecutions(request).task_executions
+        known = self.admin.ListTaskExecutions(request).task_executions
         (found,) = [each for each in known if each.id.retry_attempt == number]
-        whole: task_execution_pb2.TaskExecution = self.plugged.admin.GetTaskExecution(
+        whole: task_execution_pb2.TaskExecution = self.admin.GetTaskExecution(
             task_execution_pb2.TaskExecutionGetRequest(id=found.id)
         )
         return whole
@@ -441,7 +442,7 @@ def test_what_a_child_computed_before_is_a_hit_and_explained(
 
 def test_maps_give_the_same_from_the_cache(world: World, again: dict[str, Case]) -> None:
     world.ended(again["fine"])
-    data = world.plugged.admin.GetExecutionData(execution_pb2.WorkflowExecutionGetDataRequest(id=again["fine"].id))
+    data = world.admin.GetExecutionData(execution_pb2.WorkflowExecutionGetDataRequest(id=again["fine"].id))
     assert [plain(value) for _, value in sorted(data.full_outputs.literals.items())] == [[0, 1], [0, 1]]
 
 
@@ -538,7 +539,7 @@ def test_an_eager_workflow_is_retried_and_its_result_is_kept(
 def answering_template(world: World) -> core_workflow_pb2.WorkflowTemplate:
     """The workflow `answering` as a client sends it: one node, that is given a folder."""
     identity = _identity(identifier_pb2.WORKFLOW, "rest.answering", world.plugged.version)
-    found = world.plugged.admin.GetWorkflow(common_pb2.ObjectGetRequest(id=identity))
+    found = world.admin.GetWorkflow(common_pb2.ObjectGetRequest(id=identity))
     template = core_workflow_pb2.WorkflowTemplate()
     template.CopyFrom(found.closure.compiled_workflow.primary.template)
     own = [node for node in template.nodes if node.id not in ("start-node", "end-node")]
@@ -567,7 +568,7 @@ def test_branches_and_gates_cannot_be_mapped_over_and_are_not_registered(world: 
     template.id.name = f"rest.map_over_{kind}"
     request = workflow_pb2.WorkflowCreateRequest(id=template.id, spec=workflow_pb2.WorkflowSpec(template=template))
     with pytest.raises(grpc.RpcError) as caught:
-        world.plugged.admin.CreateWorkflow(request)
+        world.admin.CreateWorkflow(request)
     error: Any = caught.value
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "An array node maps a task or a workflow, nothing else" in error.details()
@@ -582,12 +583,12 @@ def test_a_map_over_a_sub_workflow_fails_at_once_with_what_to_do(world: World) -
     node.array_node.node.workflow_node.sub_workflow_ref.CopyFrom(inner.id)
     template.id.name = "rest.map_over_workflow"
     spec = workflow_pb2.WorkflowSpec(template=template, sub_workflows=[inner])
-    world.plugged.admin.CreateWorkflow(workflow_pb2.WorkflowCreateRequest(id=template.id, spec=spec))
+    world.admin.CreateWorkflow(workflow_pb2.WorkflowCreateRequest(id=template.id, spec=spec))
     plan = launch_plan_pb2.LaunchPlanSpec(workflow_id=template.id)
     plan.default_inputs.parameters["folder"].var.CopyFrom(template.interface.inputs.variables["folder"])
     plan.default_inputs.parameters["folder"].required = True
     identity = _identity(identifier_pb2.LAUNCH_PLAN, template.id.name, template.id.version)
-    world.plugged.admin.CreateLaunchPlan(launch_plan_pb2.LaunchPlanCreateRequest(id=identity, spec=plan))
+    world.admin.CreateLaunchPlan(launch_plan_pb2.LaunchPlanCreateRequest(id=identity, spec=plan))
 
     execution = world.plugged.run(template.id.name, folder="anything")
     error = execution.closure.error
