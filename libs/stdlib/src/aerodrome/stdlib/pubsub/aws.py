@@ -22,7 +22,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -33,6 +33,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from aerodrome.stdlib.errors import AerodromeError, InvalidArgument, NotFound, Unavailable
 from aerodrome.stdlib.logger import get_logger
 from aerodrome.stdlib.pubsub.bus import ACK_WAIT, MAX_ATTEMPTS, NOW, Message, check
+from aerodrome.stdlib.pubsub.encoding import fields_of, message_of
+from aerodrome.stdlib.pubsub.pulled import Pulled
 
 if TYPE_CHECKING:
     from types_aiobotocore_sns.client import SNSClient
@@ -378,21 +380,20 @@ class _AwsSubscription:
         self._expired: dict[str, str] = {}
         self._freed = asyncio.Event()
         self._turn = asyncio.Lock()
-        self._pulled: list[Message] = []
-        self._returning: set[asyncio.Future[None]] = set()
+        self._pulled = Pulled(self._turn, self._give_back)
 
     async def next(self) -> Message:
         async with self._turn:
             while True:
                 await self._room()
                 if self._pulled:
-                    return self._pulled.pop(0)
+                    return self._pulled.pop()
                 self._woken.clear()
                 pulling = asyncio.ensure_future(self._pull())
                 try:
                     message = await asyncio.shield(pulling)
                 except asyncio.CancelledError:
-                    pulling.add_done_callback(self._keep)
+                    pulling.add_done_callback(self._pulled.keep)
                     raise
                 except Unavailable as error:
                     log.debug("bus is away", topic=self._topic, error=error.message)
@@ -448,20 +449,6 @@ class _AwsSubscription:
             )
         )
 
-    def _keep(self, pulling: asyncio.Future[Message | None]) -> None:
-        """What came although its reader waits no more is for the next one here, or else for other members."""
-        if pulling.cancelled() or pulling.exception() is not None:
-            return
-        message = pulling.result()
-        if message is None:
-            return
-        if self._turn.locked():
-            self._pulled.append(message)
-        else:
-            returning = asyncio.ensure_future(self._give_back(message))
-            self._returning.add(returning)
-            returning.add_done_callback(self._returning.discard)
-
     async def _give_back(self, message: Message) -> None:
         held = self._held.pop(message.id, None)
         if held is not None:
@@ -484,7 +471,7 @@ class _AwsSubscription:
             for raw in answer.get("Messages", []):
                 message = _read(self._topic, raw)
                 if message.attempt > self._bus.max_attempts:  # its last reader neither acknowledged nor refused it
-                    await self._refuse(_attempts(message, self._bus.max_attempts), raw["ReceiptHandle"], NOW)
+                    await self._refuse(replace(message, attempt=self._bus.max_attempts), raw["ReceiptHandle"], NOW)
                     break
                 self._held[message.id] = (until, raw["ReceiptHandle"])
                 return message
@@ -531,34 +518,13 @@ async def _reach(awaitable: Awaitable[T]) -> T:
 
 
 def _written(message: Message, attempt: int | None = None) -> str:
-    fields: dict[str, object] = {
-        "id": message.id,
-        "key": message.key,
-        "published_at": message.published_at.isoformat(),
-        "headers": dict(message.headers),
-        "body": base64.b64encode(message.body).decode(),
-    }
-    if attempt is not None:
-        fields["attempt"] = attempt
-    return json.dumps(fields)
+    return json.dumps({**fields_of(message, attempt), "body": base64.b64encode(message.body).decode()})
 
 
 def _read(topic: str, raw: MessageTypeDef, *, dead: bool = False) -> Message:
     fields = json.loads(raw["Body"])
-    attempt = fields["attempt"] if dead else int(raw["Attributes"]["ApproximateReceiveCount"])
-    return Message(
-        fields["id"],
-        topic,
-        fields["key"],
-        base64.b64decode(fields["body"]),
-        datetime.fromisoformat(fields["published_at"]),
-        fields["headers"],
-        attempt,
-    )
-
-
-def _attempts(message: Message, attempt: int) -> Message:
-    return Message(message.id, message.topic, message.key, message.body, message.published_at, message.headers, attempt)
+    attempt = None if dead else int(raw["Attributes"]["ApproximateReceiveCount"])
+    return message_of(topic, base64.b64decode(fields["body"]), fields, attempt)
 
 
 def _token(text: str) -> str:

@@ -23,6 +23,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
@@ -35,6 +36,8 @@ from nats.js import errors as js_errors
 from aerodrome.stdlib.errors import AerodromeError, InvalidArgument, NotFound, Unavailable
 from aerodrome.stdlib.logger import get_logger
 from aerodrome.stdlib.pubsub.bus import ACK_WAIT, MAX_ATTEMPTS, NOW, UNCLAIMED, Message, check
+from aerodrome.stdlib.pubsub.encoding import fields_of, message_of
+from aerodrome.stdlib.pubsub.pulled import Pulled
 
 log = get_logger(__name__)
 
@@ -158,7 +161,7 @@ class NatsBus:
         await self._ensure(topic)
         message_id = id or str(uuid.uuid4())
         lane = self.lane_of(key)
-        described = _described(message_id, key, datetime.now(UTC), headers)
+        described = _described(Message(message_id, topic, key, body, datetime.now(UTC), dict(headers or {})))
         pause = 0.01
         while True:
             try:
@@ -223,7 +226,7 @@ class NatsBus:
         except NotFound:
             raise NotFound(f"{group} has no dead letter {id} of {topic}") from None
         message = _read(topic, raw.data or b"", raw.headers or {})
-        described = _described(message.id, message.key, message.published_at, message.headers)
+        described = _described(message)
         await _reach(self.js.publish(_revived(topic, group), message.body, headers={_HEADER: described}))
         assert raw.seq is not None
         await _reach(self.js.delete_msg(_DEAD, raw.seq))
@@ -248,7 +251,7 @@ class NatsBus:
 
     async def bury(self, message: Message, group: str) -> None:
         """Keep a message that was given up."""
-        described = _described(message.id, message.key, message.published_at, message.headers, message.attempt)
+        described = _described(message, message.attempt)
         await _reach(
             self.js.publish(
                 f"{_dead(message.topic, group)}.{_digest(message.id)}", message.body, headers={_HEADER: described}
@@ -350,8 +353,7 @@ class _NatsSubscription:
         self._told = asyncio.Event()
         self._freed = asyncio.Event()
         self._turn = asyncio.Lock()
-        self._pulled: list[Message] = []
-        self._returning: set[asyncio.Future[None]] = set()
+        self._pulled = Pulled(self._turn, self._give_back, self._told.set)
 
     def hinted(self, lane: str) -> None:
         """There may be something in the lane."""
@@ -363,7 +365,7 @@ class _NatsSubscription:
             while True:
                 await self._room()
                 if self._pulled:
-                    return self._pulled.pop(0)
+                    return self._pulled.pop()
                 self._look_at_due()
                 while self._look:
                     lane = next(iter(self._look))
@@ -374,7 +376,7 @@ class _NatsSubscription:
                     try:
                         found = await asyncio.shield(pulling)
                     except asyncio.CancelledError:
-                        pulling.add_done_callback(self._keep)
+                        pulling.add_done_callback(self._pulled.keep)
                         self._look[lane] = None
                         raise
                     except Unavailable as error:
@@ -428,21 +430,6 @@ class _NatsSubscription:
         await _reach(self._bus.client.flush(int(_TIMEOUT_SECONDS)))
         await self._bus.hint(self._topic, lane)
 
-    def _keep(self, pulling: asyncio.Future[Message | None]) -> None:
-        """What came although its reader waits no more is for the next one here, or else for other members."""
-        if pulling.cancelled() or pulling.exception() is not None:
-            return
-        message = pulling.result()
-        if message is None:
-            return
-        if self._turn.locked():
-            self._pulled.append(message)
-            self._told.set()
-        else:
-            returning = asyncio.ensure_future(self._give_back(message))
-            self._returning.add(returning)
-            returning.add_done_callback(self._returning.discard)
-
     async def _give_back(self, message: Message) -> None:
         held = self._held.pop(message.id, None)
         if held is not None:
@@ -466,7 +453,7 @@ class _NatsSubscription:
                 self._held[message.id] = (until, delivery, lane)
                 return message
             # Its last reader neither acknowledged nor refused it.
-            await self._bus.bury(_attempts(message, self._bus.max_attempts), self._group)
+            await self._bus.bury(replace(message, attempt=self._bus.max_attempts), self._group)
             await _reach(delivery.term())
 
     async def _room(self) -> None:
@@ -535,34 +522,14 @@ async def _reach(awaitable: Awaitable[T], *, seconds: float = _TIMEOUT_SECONDS *
         raise Unavailable(f"the NATS servers cannot be reached: {error!r}") from error
 
 
-def _described(
-    id: str, key: str, published_at: datetime, headers: Mapping[str, str] | None, attempt: int | None = None
-) -> str:
+def _described(message: Message, attempt: int | None = None) -> str:
     """Everything of a message but its body, in one header of ASCII."""
-    fields: dict[str, object] = {
-        "id": id, "key": key, "published_at": published_at.isoformat(), "headers": dict(headers or {}),
-    }  # fmt: skip
-    if attempt is not None:
-        fields["attempt"] = attempt
-    return json.dumps(fields)
+    return json.dumps(fields_of(message, attempt))
 
 
 def _read(topic: str, body: bytes, headers: Mapping[str, str], delivery: Msg | None = None) -> Message:
-    fields = json.loads(headers[_HEADER])
-    attempt = fields.get("attempt", 1) if delivery is None else delivery.metadata.num_delivered
-    return Message(
-        fields["id"],
-        topic,
-        fields["key"],
-        body,
-        datetime.fromisoformat(fields["published_at"]),
-        fields["headers"],
-        attempt,
-    )
-
-
-def _attempts(message: Message, attempt: int) -> Message:
-    return Message(message.id, message.topic, message.key, message.body, message.published_at, message.headers, attempt)
+    attempt = None if delivery is None else delivery.metadata.num_delivered
+    return message_of(topic, body, json.loads(headers[_HEADER]), attempt)
 
 
 def _name(text: str) -> str:
