@@ -1,5 +1,6 @@
 -- Lists that stay fast: names as numbers, so that the executions of a workflow, launch plan or task under any of its
--- versions are one range of an index.  What was there before gets its numbers in the next migration.
+-- versions are one range of an index.  Executions of before get theirs in the next migration; the names are all there when
+-- the first execution is given one by the database, which locks `executions` only then.
 
 -- One row for each name, whatever the number of its versions.
 CREATE TABLE registered_names (
@@ -27,6 +28,11 @@ $$;
 CREATE TRIGGER tasks_name AFTER INSERT ON tasks FOR EACH ROW EXECUTE FUNCTION remember_name(1);
 CREATE TRIGGER workflows_name AFTER INSERT ON workflows FOR EACH ROW EXECUTE FUNCTION remember_name(2);
 CREATE TRIGGER launch_plans_name AFTER INSERT ON launch_plans FOR EACH ROW EXECUTE FUNCTION remember_name(3);
+
+INSERT INTO registered_names (resource_type, project, domain, name)
+SELECT DISTINCT 1, project, domain, name FROM tasks
+UNION ALL SELECT DISTINCT 2, project, domain, name FROM workflows
+UNION ALL SELECT DISTINCT 3, project, domain, name FROM launch_plans;
 
 -- Set by the database, also for what the previous release launches.
 ALTER TABLE executions

@@ -1,13 +1,6 @@
 -- The numbers of the names of what was there before, and an index in the order of each list for every filter that stock
 -- clients send.  Everybody goes on reading and writing meanwhile.
 
--- step: a number for each name
-INSERT INTO registered_names (resource_type, project, domain, name)
-SELECT DISTINCT 1, project, domain, name FROM tasks
-UNION ALL SELECT DISTINCT 2, project, domain, name FROM workflows
-UNION ALL SELECT DISTINCT 3, project, domain, name FROM launch_plans
-ON CONFLICT DO NOTHING;
-
 -- step: the numbers in the executions, some at a time
 -- Rows that others hold are left for the next round instead of waited for, so that nobody meets a deadlock.
 DO $$
