@@ -176,3 +176,9 @@ async def test_errors_of_the_blocks_own_work_stay_as_they_are(database: Database
     for error in (FileNotFoundError("mine"), TimeoutError("mine"), ConnectionResetError("mine")):
         with pytest.raises(type(error), match="mine"):
             await fail(error)
+
+
+async def test_statements_are_never_compiled_whatever_the_server_is_set_to(database: Database) -> None:
+    row = await database.fetchrow("SELECT setting, source FROM pg_settings WHERE name = 'jit'")
+    assert row is not None
+    assert tuple(row.values()) == ("off", "client")

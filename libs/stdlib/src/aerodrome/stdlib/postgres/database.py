@@ -171,7 +171,12 @@ class Database:
                 command_timeout=timeout_ms / 1000 + 10 if timeout_ms else None,
                 timeout=10,
                 reset=_leave_as_it_is,
-                server_settings={"application_name": self._application_name, "statement_timeout": str(timeout_ms)},
+                server_settings={
+                    "application_name": self._application_name,
+                    "statement_timeout": str(timeout_ms),
+                    # our statements are short: compiling one that the planner takes for a long one costs more than it
+                    "jit": "off",
+                },
             )
             try:
                 await pool
