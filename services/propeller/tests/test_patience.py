@@ -10,6 +10,7 @@ from aerodrome.propeller.patience import PatientStorage
 from aerodrome.stdlib.clock import ManualClock
 from aerodrome.stdlib.errors import AerodromeError, NotFound, PermissionDenied, Unavailable
 from aerodrome.stdlib.storage.memory import MemStorage
+from aerodrome.stdlib.telemetry import Metrics
 
 
 class Troubled(MemStorage):
@@ -43,6 +44,23 @@ async def test_trouble_that_passes_is_waited_out(times: int) -> None:
     store = Troubled(Unavailable("not now"), times)
     assert await read(store) == b"content"
     assert store.asked == times + 1
+
+
+async def test_trouble_and_success_are_counted_apart() -> None:
+    store, clock, metrics = Troubled(Unavailable("not now"), 2), ManualClock(), Metrics()
+    patient = PatientStorage(store, clock, metrics)
+    await patient.write("mem://box/it", b"content")
+    reading = asyncio.create_task(patient.read("mem://box/it"))
+    while not reading.done():
+        await asyncio.sleep(0)
+        await clock.advance(10.0)
+    with pytest.raises(NotFound):
+        await patient.read("mem://box/nothing")
+    shown = metrics.render().decode().splitlines()
+    assert {
+        "storage:read_open_ms_count 1", "storage:write_ms_count 1", "storage:read_failure_unrelated_to_cache 2",
+        "storage:write_failure 0",
+    } <= set(shown)  # fmt: skip
 
 
 async def test_trouble_that_stays_is_told_in_the_end() -> None:

@@ -72,7 +72,8 @@ class Propeller:
     ) -> None:
         """`catalog` leads to the data catalog; without it nothing is cached."""
         section = config.propeller
-        self._measures = Measures(metrics or Metrics(), prefix=section.metrics_prefix)
+        metrics = metrics or Metrics()
+        self._measures = Measures(metrics, prefix=section.metrics_prefix)
         self._clock = clock
         self._runtime = runtime
         self._hub = PodHub(runtime)
@@ -99,7 +100,7 @@ class Propeller:
         registry = Registry.load(host)
         registry.check(config.tasks.task_plugins)
         self._registry = registry
-        storage = PatientStorage(storage, clock)
+        storage = PatientStorage(storage, clock, metrics, scope=f"{section.metrics_prefix}:propeller:all:storage")
         literals = Literals(storage)
         limits = section.node_config.limits()
         admin = AdminClient(channel)
