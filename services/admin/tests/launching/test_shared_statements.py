@@ -51,6 +51,20 @@ async def test_what_comes_together_goes_together_and_the_rest_in_the_next_one() 
     assert table.statements == [[0, 1, 2], [3, 4]]
 
 
+@pytest.mark.parametrize("parallel", [1, 2])
+async def test_who_comes_again_at_once_is_served_again(parallel: int) -> None:
+    table = Table()
+    shared = SharedStatements(table.insert, parallel=parallel)
+
+    async def several(group: str) -> None:
+        for number in range(5):
+            await shared.add(number, group)
+
+    async with asyncio.timeout(10):
+        await asyncio.gather(*map(several, "abc"))
+    assert Counter(table.rows) == Counter([*range(5)] * 3)
+
+
 async def test_large_rows_are_not_put_together() -> None:
     table = Table()
     shared = SharedStatements(table.insert, size_bytes=lambda row: row, most_bytes=100)

@@ -142,15 +142,18 @@ class SharedStatements(Generic[T, R]):
         self._waiting: OrderedDict[str, deque[_Row[T, R]]] = OrderedDict()
         """By group; those whose turn is next are first."""
         self._under_way: set[str] = set()
+        self._working = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        """So that they live; one that is done here is in it a little longer."""
         self._starting = False
 
     async def add(self, row: T, group: str) -> R:
         """What `run` gives for `row`.  Raises what it raises."""
         mine: _Row[T, R] = _Row(row)
         self._waiting.setdefault(group, deque()).append(mine)
-        if not self._starting and group not in self._under_way and len(self._tasks) < self._parallel:
+        if not self._starting and group not in self._under_way and self._working < self._parallel:
             self._starting = True
+            self._working += 1
             # in a context of its own: it works for others than this caller
             task = asyncio.get_running_loop().create_task(self._work(), context=Context())
             self._tasks.add(task)
@@ -164,6 +167,7 @@ class SharedStatements(Generic[T, R]):
         while True:
             groups, batch = self._next()
             if not batch:
+                self._working -= 1  # now, and not when the task is done: whoever comes next has to start another one
                 return
             self._under_way |= groups
             try:
