@@ -162,21 +162,23 @@ class SharedStatements(Generic[T, R]):
 
     async def _work(self) -> None:
         """Run statements as long as there is something for them."""
-        await asyncio.sleep(0)  # whoever comes in this turn of the loop comes along
-        self._starting = False
-        while True:
-            groups, batch = self._next()
-            if not batch:
-                self._working -= 1  # now, and not when the task is done: whoever comes next has to start another one
-                return
-            self._under_way |= groups
-            try:
-                await self._run_one(batch)
-            finally:
-                self._under_way -= groups
-                for each in batch:  # some have no outcome only where the loop itself ends
-                    if not each.outcome.done():
-                        each.outcome.cancel()
+        try:
+            await asyncio.sleep(0)  # whoever comes in this turn of the loop comes along
+            self._starting = False
+            while True:
+                groups, batch = self._next()
+                if not batch:
+                    return
+                self._under_way |= groups
+                try:
+                    await self._run_one(batch)
+                finally:
+                    self._under_way -= groups
+                    for each in batch:  # some have no outcome only where the loop itself ends
+                        if not each.outcome.done():
+                            each.outcome.cancel()
+        finally:
+            self._working -= 1  # now, and not when the task is done: whoever comes next has to start another one
 
     def _next(self) -> tuple[set[str], list[_Row[T, R]]]:
         """What the next statement is about: rows of all groups that have none under way, one of each in turn."""
