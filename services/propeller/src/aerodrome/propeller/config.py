@@ -111,6 +111,9 @@ class LocalRuntimeConfig(Section):
     """How long a stop waits for running tasks."""
     outlive: Duration = timedelta(seconds=60)
     """How long tasks go on without the platform, for a restart to take them over."""
+    keep_logs: Duration = timedelta(0)
+    """How long logs of attempts stay that are over.  Zero keeps them: in `aerodrome up` until their execution is
+    deleted, and for good where the control plane is another process, which cannot reach them."""
 
 
 class PropellerSection(Section):

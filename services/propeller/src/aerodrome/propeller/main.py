@@ -326,6 +326,7 @@ def local_runtime(
         clock=clock,
         grace=section.grace,
         outlive=section.outlive,
+        keep_logs=section.keep_logs,
         secrets=secrets,
         **optional,
     )

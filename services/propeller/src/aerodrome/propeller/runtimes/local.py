@@ -130,7 +130,8 @@ class LocalRuntime:
     image that `images` (image name, with or without tag, to a Python or the root of an environment) does not list.
     `environment` is given to every task.  `slots` is the number of cores if not given.  `grace` is how long a stop
     waits for what runs, and the time between SIGTERM and SIGKILL where the pod says nothing.  `outlive` is how long
-    tasks go on without the platform.  `secrets` is where the secrets are that pods ask for.
+    tasks go on without the platform.  `keep_logs` is how long logs of attempts stay that are gone, if it is not zero.
+    `secrets` is where the secrets are that pods ask for.
     """
 
     def __init__(
@@ -145,6 +146,7 @@ class LocalRuntime:
         cache_limit: int = CACHE_LIMIT_BYTES,
         grace: timedelta = GRACE,
         outlive: timedelta = OUTLIVE,
+        keep_logs: timedelta = timedelta(0),
         secrets: SecretStore | None = None,
     ) -> None:
         self._secrets = secrets or SecretStore()
@@ -157,6 +159,7 @@ class LocalRuntime:
         self._environment = dict(environment)
         self._clock: Clock = clock or SystemClock()
         self._grace = grace
+        self._keep_logs = keep_logs
         self._cache = zygote.Distributions(str(self._directory.root / "cache"), cache_limit)
         self._settings = zygotes.Settings(
             warm=max(1, min(self._slots, _WARM_LIMIT)),
@@ -917,6 +920,11 @@ class LocalRuntime:
             await self._clock.sleep(_EVICT_SECONDS)
             for content in await asyncio.to_thread(self._cache.evict):
                 log.info("an unpacked code distribution was evicted", content=content)
+            if self._keep_logs:
+                before = self._now() - self._keep_logs.total_seconds()
+                removed = await asyncio.to_thread(self._directory.forget_logs, before)
+                if removed:
+                    log.info("old logs were removed", logs=removed)
 
 
 def end_processes(pid: int, start: int, marker: str, grace_seconds: float) -> None:

@@ -218,6 +218,17 @@ class Directory:
         """Remove the log of an attempt that was removed."""
         _unlink(str(self.log(key)))
 
+    def forget_logs(self, before: float) -> int:
+        """Remove logs of attempts that are gone, last written before that instant (since the epoch); how many."""
+        removed = 0
+        for path in (self.root / "logs").glob("*/*.log"):
+            record = self.record(Key(path.parent.name, path.stem)) + ".json"
+            with contextlib.suppress(FileNotFoundError):  # somebody else was faster
+                if path.stat().st_mtime < before and not os.path.exists(record):
+                    path.unlink()
+                    removed += 1
+        return removed
+
     def clean(self, key: Key) -> None:
         """Remove an attempt's own directory."""
         remove_tree(self.work(key))
