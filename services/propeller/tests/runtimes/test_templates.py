@@ -161,6 +161,38 @@ async def test_a_distribution_that_is_replaced_is_not_mistaken_for_the_earlier_o
     assert task.outputs == {"o0": 2}
 
 
+async def test_a_folder_is_passed_on_only_as_it_was_laid(forking: LocalRuntime, tmp_path: Path, data: Path) -> None:
+    source = """
+import os
+from flytekit import task
+@task
+def use() -> str:
+    words = open("flow.py").read().count("mischief")
+    said = f"{os.stat('flow.py').st_ctime_ns} {sorted(os.listdir('.'))} {words} {os.getcwd()}"
+    match os.environ["FLYTE_ATTEMPT_NUMBER"]:
+        case "3":
+            open("flow.py", "r+").write("# mischief")
+        case "5":
+            open("more", "w").close()
+        case "6":
+            os.link("flow.py", os.environ["TMPDIR"] + "/../../kept.py")
+        case "7":
+            os.chmod("flow.py", 0o666)
+    return said
+"""
+    archive = distribution(tmp_path / "fast.tar.gz", flow=source)
+    said = []
+    for number in range(10):
+        if number == templates.OFTEN:
+            await template_of(forking)
+        made, _ = await attempt(forking, tmp_path, f"use-{number}", archive, "use")
+        changed, rest = made.outputs["o0"].split(" ", 1)
+        assert rest.endswith(f" 2 {data}/work/tests/use-{number}/code")  # the word is twice in the source
+        assert "more" not in rest
+        said.append(changed)
+    assert [said[number] == said[number - 1] for number in range(4, 10)] == [False, True, False, False, False, True]
+
+
 async def test_what_a_killed_template_ran_is_lost_and_the_rest_goes_on(
     forking: LocalRuntime, tmp_path: Path, data: Path
 ) -> None:

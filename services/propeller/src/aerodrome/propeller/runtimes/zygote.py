@@ -519,6 +519,31 @@ class Laid(NamedTuple):
                 with contextlib.suppress(FileExistsError):
                     os.symlink(os.fsdecode(data), target)
 
+    def is_in(self, folder: str, without: Iterable[str] = ()) -> bool:
+        """Whether a folder of the caller has what `lay` puts there, byte by byte, and nothing else."""
+        left_out = frozenset(without)
+        wanted = [each for each in self.files if each[0] not in left_out]
+        places = [folder, *(os.path.join(folder, each[0]) for each in wanted if stat.S_ISDIR(each[1]))]
+        try:
+            if sum(len(os.listdir(place)) for place in places) != len(wanted):
+                return False
+            return all(_is_laid(os.path.join(folder, each[0]), *each[1:]) for each in wanted)
+        except OSError:
+            return False
+
+
+def _is_laid(path: str, mode: int, data: bytes, modified: int) -> bool:
+    """Whether a path has what `Laid.lay` puts there; a folder may have been given other permissions."""
+    found = os.lstat(path)
+    if stat.S_IFMT(found.st_mode) != stat.S_IFMT(mode) or found.st_uid != os.geteuid():
+        return False
+    if stat.S_ISDIR(mode):
+        return stat.S_IMODE(found.st_mode) & stat.S_IRWXU == stat.S_IRWXU
+    if stat.S_ISLNK(mode):
+        return os.fsencode(os.readlink(path)) == data
+    appearance = (stat.S_IFREG | _permissions(mode), len(data), modified)
+    return found.st_nlink == 1 and _read_as(path, appearance) == data
+
 
 def local_path(reference: str) -> str | None:
     """The path that a reference names on this machine; None if it names something elsewhere."""
@@ -1069,9 +1094,20 @@ class Template:
             and distributions.still(self._reference, self._laid.content)
         )
 
-    def settle_in(self, folder: str) -> None:
-        """Lay the code into the folder of an attempt, and let all that is imported be from there."""
-        self._laid.lay(folder, without=self._compiled)  # nobody imports these modules again
+    def is_intact(self, folder: str) -> bool:
+        """Whether the code in the folder of an attempt that ended is as it was laid."""
+        return self._laid.is_in(folder, without=self._compiled)
+
+    def settle_in(self, folder: str, recycled: str | None) -> None:
+        """Lay the code into the folder of an attempt, where one works already, and let all imports be from there.
+
+        `recycled` is a folder in which it lies, to be used instead.
+        """
+        if recycled is None:
+            self._laid.lay(folder, without=self._compiled)  # nobody imports these modules again
+        else:
+            os.rename(recycled, folder)
+            os.chdir(folder)
         tree = self._laid.tree
         fix = importlib.import_module("_imp")._fix_co_filename  # as import itself does with code compiled elsewhere
         for name, code in self._code.items():
@@ -1276,7 +1312,7 @@ class Attempt:
         os.environ.clear()
         os.environ.update(environment)
         time.tzset()
-        tempfile.tempdir = None
+        tempfile.tempdir = environment["TMPDIR"]  # as it is found, but for a file that is made to see whether one can
         sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))
         os.chdir(folder)
         try:
@@ -1295,7 +1331,7 @@ class Attempt:
             fetch = None if self._preloaded.is_missing else self._preloaded.fetch
             try:
                 if template is not None and fork:
-                    template.settle_in(folder)
+                    template.settle_in(folder, job.get("recycled"))
                 else:
                     self._distributions.lay(command.distribution, folder, fetch)
             except DistributionError as error:
@@ -1496,13 +1532,18 @@ def _receive_exactly(connection: socket.socket, size: int) -> bytes | None:
 class Running:
     """An attempt that the zygote started."""
 
-    def __init__(self, job: Mapping[str, Any], pid: int, start: int, control: socket.socket) -> None:
+    def __init__(
+        self, job: Mapping[str, Any], pid: int, start: int, control: socket.socket, recycled: str | None
+    ) -> None:
         self.key: str = job["key"]
         self.record: str = job["record"]
         self.pid = pid
         self.start = start
         self.started = time.time()
         self.control = control
+        self.folder: str = job["folder"]
+        self.recycled = recycled
+        """A folder with its code that it was given."""
         self.oom_kills = oom_kills()
         self.reason: str | None = None
         """Why it is being ended, if it is."""
@@ -1518,6 +1559,9 @@ class Zygote:
     ) -> None:
         self._settings = dict(settings)
         self._template = template
+        self._folders = 0
+        self._recycled: list[str] = []
+        """Folders in which the code of the template lies as it was laid, for attempts to come."""
         self._templates: set[int] = set()
         """The templates that were forked from this zygote, by pid."""
         self._name: str = settings["name"]
@@ -1752,7 +1796,7 @@ class Zygote:
             if found is None or found.state in "ZX":
                 control.close()
                 continue
-            running = Running(job, pid, found.start, control)
+            running = Running(job, pid, found.start, control, self._recycled[-1] if self._recycled else None)
             try:
                 claimed = claim(running.record, {"pid": pid, "start": found.start, "started": running.started})
             except OSError as error:
@@ -1764,13 +1808,15 @@ class Zygote:
                 return
             point("process.claimed")
             try:
-                send(control, job)
+                send(control, {**job, "recycled": running.recycled})
             except OSError:
                 os.unlink(running.record + ".pid")  # it died before it could learn what to do
                 control.close()
                 continue
             control.setblocking(False)
             self._running[pid] = running
+            if running.recycled is not None:
+                self._recycled.remove(running.recycled)
             point("process.started")
             self._say(
                 {"op": "started", "key": running.key, "pid": pid, "start": found.start, "started": running.started}
@@ -1919,27 +1965,47 @@ class Zygote:
                     control.close()
                     self._fork_again_at = time.monotonic() + 1.0
                 continue
-            self._kill_strays()
+            alone = self._kill_strays()
             _, status = os.waitpid(pid, 0)
             del self._running[pid]
+            if alone:
+                self._recycle(running)
             self._report(running, status)
 
-    def _kill_strays(self) -> None:
+    def _recycle(self, running: Running) -> None:
+        """Keep the folder of an attempt for the next one, if its code is what it was: making files is dear."""
+        if running.recycled is not None and os.path.isdir(running.recycled):
+            self._recycled.append(running.recycled)  # it never came so far
+        elif (
+            self._template is not None
+            and len(self._recycled) < self._warm_wanted
+            and self._template.is_intact(running.folder)
+        ):
+            self._folders += 1
+            place = os.path.abspath(f"{self._name}.tmp/code-{self._folders}")
+            try:
+                os.rename(running.folder, place)
+            except OSError:  # on another file system; it is removed like any other
+                return
+            self._recycled.append(place)
+
+    def _kill_strays(self) -> bool:
         """Kill what ended attempts left behind: every child that is neither waiting nor an attempt nor a template.
 
-        What a template left that was killed is among it, and so ends with it.
+        What a template left that was killed is among it, and so ends with it.  False if something would not die.
         """
         known = (self._warm, self._running, self._templates)
         give_up = time.monotonic() + 5.0
         while time.monotonic() < give_up:
             strays = [pid for pid in own_children() if not any(pid in each for each in known)]
             if not strays:
-                return
+                return True
             for pid in strays:
                 send_signal(pid, signal.SIGKILL)
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(pid, os.WNOHANG)
             time.sleep(0.001)
+        return False
 
     def _report(self, running: Running, status: int) -> None:
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
@@ -1972,7 +2038,7 @@ def _points() -> Callable[[str], None]:
         raise ImportError(f"{path} cannot be loaded")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.point  # type: ignore[no-any-return]
+    return module.point  # type: ignore[no-any-return]  # a module that is loaded by its path has no types
 
 
 point = _points()
