@@ -38,7 +38,7 @@ from aerodrome.propeller.engine.graph import NodeKind
 from aerodrome.propeller.engine.phases import NodePhase
 from aerodrome.propeller.engine.phases import WorkflowPhase as Own
 from aerodrome.propeller.engine.state import NodeTransition, SavedWorkflow, TaskTransition, WorkflowTransition
-from aerodrome.propeller.transcript import NODE_EVENT, WORKFLOW_EVENT, ItemsTransition, Transcript, Written
+from aerodrome.propeller.transcript import NODE_EVENT, WORKFLOW_EVENT, ItemEvent, ItemsTransition, Transcript, Written
 from aerodrome.stdlib.errors import FailedPrecondition
 
 WITH_ITEMS: Final = frozenset({"QUEUED", "RUNNING", "TIMED_OUT"})
@@ -233,8 +233,7 @@ class Journal:
             elif isinstance(one, WorkflowTransition):
                 entry = WorkflowEntry(one.phase, one.failure, "")
             else:
-                verdicts.append(ACCEPTED)  # it shows people what the entry behind it says
-                continue
+                entry = _item_entry(one)
             verdicts.append(self._fold(entry))
         return verdicts
 
@@ -462,6 +461,19 @@ def _node_entry(one: NodeTransition) -> NodeEntry:
         if phase is NodePhase.DYNAMIC_RUNNING
         else "",
     )
+
+
+def _item_entry(one: ItemEvent) -> NodeEntry | TaskEntry:
+    """An item that is shown as a node, or an attempt of it; under the name that it has in the model."""
+    node, change = one.node, one.change
+    name = f"{node.unique_id}[{change.index}]"
+    if one.phase is not None:
+        return NodeEntry(
+            name, NODE_EVENT[one.phase], b"", change.failure, node.unique_id, node.attempts, False, False, ""
+        )
+    phase = int(change.phase)
+    ended = phase == TaskPhase.RETRYABLE_FAILED
+    return TaskEntry(name, change.attempt, TaskPhase.FAILED if ended else phase, 0, change.failure)
 
 
 def _items_entry(one: ItemsTransition) -> ItemsEntry:
