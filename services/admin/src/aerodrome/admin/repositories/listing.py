@@ -383,30 +383,14 @@ def _statement(
     if (entity := _leading(source, filters, order)) is not None:
         lead = source.leads[entity]
         joins.append(lead.join)
-        conditions += [
-            f"{lead.scope[column]} = {parameters.bind(value, 'text' if isinstance(value, str) else 'bigint')}"
-            for column, value in scope.equal.items()
-            if column in lead.scope
-        ]
-        order = replace(
-            order,
-            columns=tuple(replace(each, place=lead.places.get(each.name, each.place)) for each in order.columns),
-        )
-        own = {
-            each: _condition(each, source.place(entity, each.column), parameters)
-            for each in filters
-            if each.entity is entity
-        }
+        places = (lead.places.get(each.name, each.place) for each in order.columns)
+        columns = (replace(each, place=place) for each, place in zip(order.columns, places, strict=True))
+        order = replace(order, columns=tuple(columns))
+        own = [each for each in filters if each.entity is entity]
         filters = tuple(each for each in filters if each.entity is not entity)
-        conditions.append(
-            lead.first.format(conditions=re.sub(rf"\b{entity.code}\.", "lowest.", " AND ".join(own.values())))
-        )
-        for each, condition in own.items():
-            needs |= source.place(entity, each.column).needs - {entity}
-            if not parts and each.column == lead.column and len(set(each.operands)) > 1:
-                parts = _one_at_a_time(each)
-            else:
-                conditions.append(condition)
+        parts = next((several for each in own if each.column == lead.column and (several := _one_at_a_time(each))), [])
+        conditions += _led(source, lead, own, scope, parameters, apart=bool(parts))
+        needs |= frozenset().union(*(source.place(entity, each.column).needs for each in own)) - {entity}
     for each in filters:
         place = source.place(each.entity, each.column)
         condition = _condition(each, place, parameters)
@@ -441,10 +425,14 @@ def _statement(
 
     if parts:
         # each by itself in the order of the list, so that no more rows of one are read than the page holds
-        selects = []
-        for each in parts:
-            condition = _condition(each, source.place(each.entity, each.column), parameters)
-            selects.append("\n".join(select(fixed | keys, [condition], limit + offset)))
+        selects = [
+            "\n".join(
+                select(
+                    fixed | keys, [_condition(each, source.place(each.entity, each.column), parameters)], limit + offset
+                )
+            )
+            for each in parts
+        ]
         lines = [
             "SELECT * FROM (",
             "\nUNION ALL\n".join(f"({each})" for each in selects),
@@ -459,13 +447,35 @@ def _statement(
     return "\n".join(lines), parameters.values
 
 
+def _led(
+    source: Source, lead: Lead, own: Sequence[Filter], scope: Scope, parameters: Parameters, *, apart: bool
+) -> list[str]:
+    """That the row of `lead` is in the scope, satisfies the filters, and is the one of its listed row that counts.
+
+    `apart`: what the lead's column equals is asked for elsewhere, one value at a time.
+    """
+    written = [
+        f"{lead.scope[column]} = {parameters.bind(value, 'text' if isinstance(value, str) else 'bigint')}"
+        for column, value in scope.equal.items()
+        if column in lead.scope
+    ]
+    wanted = [(each, _condition(each, source.place(each.entity, each.column), parameters)) for each in own]
+    written += [condition for each, condition in wanted if not (apart and each.column == lead.column)]
+    of_lowest = " AND ".join(condition for _, condition in wanted)
+    of_lowest = re.sub(rf"\b{own[0].entity.code}\.", "lowest.", of_lowest)
+    return [*written, lead.first.format(conditions=of_lowest)]
+
+
 MAX_PARTS = 12
 """Values that a filter asks for one at a time, at most: as many as there are phases."""
 
 
 def _one_at_a_time(each: Filter) -> list[Filter]:
-    """A filter that asks for one of several values as one for each of them."""
-    return [replace(each, function=Function.EQ, operands=(value,)) for value in dict.fromkeys(each.operands)]
+    """A filter that asks for one of several values as one for each of them; none if it is no such filter."""
+    values = list(dict.fromkeys(each.operands))
+    if each.function is not Function.VALUE_IN or not 1 < len(values) <= MAX_PARTS:
+        return []
+    return [replace(each, function=Function.EQ, operands=(value,)) for value in values]
 
 
 def _uncommon(source: Source, filters: tuple[Filter, ...]) -> tuple[list[Filter], tuple[Filter, ...]]:
@@ -473,10 +483,8 @@ def _uncommon(source: Source, filters: tuple[Filter, ...]) -> tuple[list[Filter]
     for each in filters:
         if source.common is None or (each.entity, each.column) != (source.entity, source.common[0]):
             continue
-        if each.function is Function.VALUE_IN and source.common[1] not in each.operands:
-            parts = _one_at_a_time(each)
-            if 1 < len(parts) <= MAX_PARTS:
-                return parts, tuple(other for other in filters if other is not each)
+        if source.common[1] not in each.operands and (parts := _one_at_a_time(each)):
+            return parts, tuple(other for other in filters if other is not each)
     return [], filters
 
 
