@@ -13,7 +13,7 @@ import time
 import pytest
 from cases import BOTH, ENGINE, WHOLE, Tally, run
 
-_CASES = int(os.environ.get("ENGINE_CASES", "8000"))
+_CASES = int(os.environ.get("ENGINE_CASES", "6000"))
 _SHARES = 4
 
 
