@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import multiprocessing.connection
+import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -40,7 +43,8 @@ class Workers:
         """What `function` gives, or raises.  Only positional arguments."""
         assert not kwargs
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(self._most, mp_context=multiprocessing.get_context("spawn"))
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self._most, mp_context=context, initializer=_end_with_parent)
         pool = self._pool
         self._running += 1
         if self._timer is not None:
@@ -70,3 +74,15 @@ class Workers:
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(wait=False)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one ends that it works for: killed, that one cannot say so, and it would wait on."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # it was spawned
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent watch", daemon=True).start()
