@@ -95,7 +95,11 @@ class Run:
         resolved = literals_pb2.LiteralMap()
         for binding in node.spec.template.inputs:
             data = binding.binding
-            if data.WhichOneof("value") != "promise":
+            kind = data.WhichOneof("value")
+            if kind == "scalar":
+                resolved.literals[binding.var].scalar.CopyFrom(data.scalar)
+                continue
+            if kind != "promise":
                 return None
             promise = data.promise
             source = scope.find(promise.node_id or START)
