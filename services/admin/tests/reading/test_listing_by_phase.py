@@ -114,6 +114,8 @@ async def fill_wide(database: Database, rows: Any, phases: str) -> int:
         ("'QUEUED'", "value_in(phase,RUNNING;QUEUED)", 25),  # almost all: the first ones are enough
         ("'FAILED'", "value_in(phase,FAILED;ABORTED;TIMED_OUT)", 25),
         ("'SKIPPED'", "eq(phase,FAILED)", 0),
+        ("'RECOVERED'", "value_in(phase,SUCCEEDED;RUNNING)", 0),
+        ("CASE WHEN n < 15000 THEN 'RECOVERED' ELSE 'SUCCEEDED' END", "eq(phase,SUCCEEDED)", 25),
     ],
 )
 @pytest.mark.parametrize("direction", [Sort.ASCENDING, Sort.DESCENDING])

@@ -88,9 +88,9 @@ class Source:
     numbered: Mapping[Entity, tuple[str, int]] = field(default_factory=dict)
     """Joined entities whose name the row has as a number: the column, and the resource type of the name.  Project,
     domain and name together then need no join, and an index has such rows in order."""
-    common: tuple[str, str] | None = None
-    """A field and the value of it that nearly all rows have.  An index has the others by their value, those of each in
-    the order of creation, so a filter that asks for several is asked for one at a time."""
+    apart: str = ""
+    """A field by whose value an index has the rows, those of each in the order of creation: a filter that asks for
+    several values is asked for one at a time."""
     begin: str = ""
     """The field that says when what a row stands for began: next to never before `created_at`."""
     advice: str = ""
@@ -378,7 +378,7 @@ def _statement(
             f"{number} = (SELECT id FROM registered_names WHERE resource_type = {resource_type:d} "
             f"AND project = {bound[0]} AND domain = {bound[1]} AND name = {bound[2]})"
         )
-    parts, filters = _uncommon(source, filters)
+    parts, filters = _apart(source, filters)
     joins = []
     if (entity := _leading(source, filters, order)) is not None:
         lead = source.leads[entity]
@@ -478,12 +478,10 @@ def _one_at_a_time(each: Filter) -> list[Filter]:
     return [replace(each, function=Function.EQ, operands=(value,)) for value in values]
 
 
-def _uncommon(source: Source, filters: tuple[Filter, ...]) -> tuple[list[Filter], tuple[Filter, ...]]:
-    """A filter as one for each of its values, if none of them is the common one; and the filters that are left."""
+def _apart(source: Source, filters: tuple[Filter, ...]) -> tuple[list[Filter], tuple[Filter, ...]]:
+    """A filter for several values of the source's field as one for each of them; and the filters that are left."""
     for each in filters:
-        if source.common is None or (each.entity, each.column) != (source.entity, source.common[0]):
-            continue
-        if source.common[1] not in each.operands and (parts := _one_at_a_time(each)):
+        if each.entity is source.entity and each.column == source.apart and (parts := _one_at_a_time(each)):
             return parts, tuple(other for other in filters if other is not each)
     return [], filters
 

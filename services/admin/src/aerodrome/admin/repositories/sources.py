@@ -141,7 +141,7 @@ NODE_EXECUTIONS = Source(
             "parent_id", "parent_task_execution_id", "error_kind", "error_code", "cache_status",
         }
     ),
-    common=("phase", "SUCCEEDED"),
+    apart="phase",
     advice="list below a unique_parent_id, add a filter on node_id, or sort by created_at",
 )  # fmt: skip
 
