@@ -144,6 +144,19 @@ def test_nothing_begins_inside_of_what_was_being_ended() -> None:
     }  # fmt: skip
 
 
+def test_a_sub_workflow_that_was_told_to_be_out_of_time_does_not_fail_otherwise() -> None:
+    timing_out = SavedNode(NodePhase.TIMING_OUT, queued_at=1.0, attempt_at=1.0)
+    engine = restored(n0=RUNNING, sub=timing_out, sub_0_n0=SavedNode(NodePhase.FAILED, failure=BROKEN),
+                      sub_0_end_node=SavedNode(NodePhase.SKIPPED), m=SavedNode(NodePhase.SUCCEEDED))  # fmt: skip
+    step = engine.take()
+    assert not told(step.transitions), "TIMED_OUT was told already"
+    sub = engine.root.node("sub")
+    assert [command.node for command in step.permitted if isinstance(command, Abort)] == [sub]
+    engine.aborted(sub, 0, 6.0)
+    assert told(engine.take().transitions) == [("sub", None)]
+    assert sub.phase is NodePhase.TIMED_OUT
+
+
 def test_outputs_that_come_after_a_retry_are_not_the_retrys() -> None:
     engine = Engine(closure())
     engine.begin(1.0)

@@ -37,6 +37,6 @@ def test_both_depths_try_the_same_histories(seed: int) -> None:
     assert engine.transitions < whole.transitions, "what histories have in common was gone through once"
 
 
-@pytest.mark.parametrize("seed", [77071, 77072, 77148, 1000365, 20000819])
+@pytest.mark.parametrize("seed", [77071, 77072, 77148, 1000365, 20000819, 30001271])
 def test_seeds_that_broke_something_once_do_not_any_more(seed: int) -> None:
     assert run(seed).cases

@@ -223,7 +223,10 @@ class Engine:
                         raise BadSpecification(f"the workflow that {node.unique_id} made is not known any more")
                     node.inner = Scope(dynamic if dynamic is not None else self._inner_graph(node), node)
                     stack.append(node.inner)
-            if scope.owner is not None and (scope.owner.scope.status is _SCOPE_DRAINING or _was_being_ended(scope)):
+            owner = scope.owner
+            if owner is not None and (
+                owner.phase is _NODE_TIMING_OUT or owner.scope.status is _SCOPE_DRAINING or _was_being_ended(scope)
+            ):
                 # What ends its owner comes again, be it a deadline or a failure; nothing begins in it until then.
                 scope.status = _SCOPE_DRAINING
 
