@@ -315,7 +315,7 @@ class LocalStorage:
             os.close(fd)
 
     def _freeze_small(self, place: Place) -> bool:
-        """Whether it is a directory of a few files, which is read-only now."""
+        """Whether it is a file or a directory of a few files, which is read-only now."""
         if not place.parts:
             return False
         try:
@@ -328,8 +328,18 @@ class LocalStorage:
                     with self._roots.file(Place(real.root, (*real.parts, entry.name))) as (file, info, _):
                         os.fchmod(file, info.st_mode & ~0o222)
                 os.fchmod(fd, os.fstat(fd).st_mode & ~0o222)
+        except NotADirectoryError:
+            return self._freeze_file(place)
         except (OSError, NotFound):
             return False  # whatever it is, the thorough way finds it too, and says so
+        return True
+
+    def _freeze_file(self, place: Place) -> bool:
+        try:
+            with self._roots.file(place) as (fd, info, _):
+                os.fchmod(fd, info.st_mode & ~0o222)
+        except (OSError, NotFound):
+            return False
         return True
 
     def _freeze(self, place: Place, prefix: str) -> None:
