@@ -937,7 +937,7 @@ class Preloaded:
         tempfile.tempdir = folder
         try:
             self.renew_in_child()
-            self.renew_for_job(dict(os.environ))
+            self.renew_for_job({**os.environ, "FLYTE_SDK_": ""})  # with all that a job's variables may ask for
             commands = (self.entrypoint.execute_task_cmd.main, self.entrypoint.map_execute_task_cmd.main)
         except BaseException as error:  # noqa: BLE001  (it is handed to the zygote)
             return {"problem": f"this flytekit cannot be forked: {type(error).__name__}: {error}", "touched": []}
@@ -987,12 +987,15 @@ class Preloaded:
         """Repeat what flytekit does at import with the environment and the temporary folder of the job."""
         if self.entrypoint is None:
             return
-        loggers = _module("flytekit.loggers")
-        for logger in (loggers.logger, loggers.user_space_logger, loggers.developer_logger):
-            logger.handlers.clear()
-        loggers.initialize_global_loggers()
-        if environment.get("FLYTE_SDK_RICH_TRACEBACKS") == "0":
-            sys.excepthook = sys.__excepthook__
+        if any(
+            name.startswith("FLYTE_SDK_") for name in environment
+        ):  # without any, the zygote's own loggers are right
+            loggers = _module("flytekit.loggers")
+            for logger in (loggers.logger, loggers.user_space_logger, loggers.developer_logger):
+                logger.handlers.clear()
+            loggers.initialize_global_loggers()
+            if environment.get("FLYTE_SDK_RICH_TRACEBACKS") == "0":
+                sys.excepthook = sys.__excepthook__
         configuration = _module("flytekit.configuration")
         config = configuration.Config
         before = config.local_sandbox_path
