@@ -311,7 +311,8 @@ def test_items_of_large_lists_find_their_element_in_a_block_and_all_of_them_read
             found = read.literals["a"].collection.literals[at].scalar.primitive.string_value
             assert found == values[index]
             assert environment[INDEX] == str(index)
-            assert read.ByteSize() <= 2 * (32 * 2**10 + length)
+            assert read.ByteSize() <= 2 * (4 * 2**10 + length)
+            assert len(read.literals["a"].collection.literals) <= 16
 
     asyncio.run(check())
 
