@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from aerodrome.sandbox.config import SandboxConfig, is_loopback, read
+from aerodrome.sandbox.beginning import is_loopback, surely_embedded
+from aerodrome.sandbox.config import SandboxConfig, read
 from aerodrome.stdlib.errors import AerodromeError
 
 
@@ -119,3 +120,20 @@ def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
 )
 def test_only_this_machines_own_addresses_are_loopback(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
+
+
+@pytest.mark.parametrize(
+    ("files", "secrets_dir", "variables", "expected"),
+    [
+        ([], None, ["PATH", "AERODROME_LOGGER__LEVEL"], True),
+        ([Path("config.yaml")], None, [], False),
+        ([], Path("secrets"), [], False),
+        ([], None, ["AERODROME_DATABASE__POSTGRES__HOST"], False),
+        ([], None, ["DATABASE.HOST"], False),
+        ([], None, ["AERODROME_DATA_BASE__HOST"], False),
+    ],
+)
+def test_a_database_is_made_ahead_only_if_no_setting_can_say_otherwise(
+    files: list[Path], secrets_dir: Path | None, variables: list[str], expected: bool
+) -> None:
+    assert surely_embedded(files, secrets_dir, variables) is expected

@@ -89,6 +89,21 @@ async def test_two_that_start_at_once_share_one_server(data_dir: Path) -> None:
     await both[1].stop()
 
 
+async def test_a_start_waits_for_whoever_makes_the_directory_ahead_of_it(data_dir: Path) -> None:
+    server = EmbeddedPostgres(data_dir)
+    making = asyncio.create_task(server.make())
+    await asyncio.sleep(0)  # it has the lock
+    assert server.pid is None
+    with capture() as records:
+        dsn = await server.start()
+    try:
+        assert making.done()
+        assert await ask(dsn, "SELECT 1") == 1
+        assert [record["created"] for record in records if record["msg"] == "database started"] == [True]
+    finally:
+        await server.stop()
+
+
 async def test_a_server_outlives_the_platform_that_started_it(data_dir: Path) -> None:
     script = (
         "import asyncio, sys, os, signal; from pathlib import Path\n"

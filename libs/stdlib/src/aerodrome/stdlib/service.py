@@ -37,11 +37,12 @@ def check_exposure(host: str, *, insecure_bind: bool, section: str) -> None:
 def settle() -> None:
     """Set what start-up made apart for good: to collect it again and again would only hold up the loop.
 
-    For a process, once, when it is ready to serve.
+    For a process, once, when it is ready to serve; the collector is on from then on, also where it was off until then.
     """
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECT_AFTER)
+    gc.enable()
 
 
 @dataclass(frozen=True)

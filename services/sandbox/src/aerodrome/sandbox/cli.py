@@ -6,21 +6,26 @@ Heavy modules are imported by the commands that need them, so that `--help` and 
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Coroutine
-from contextlib import AsyncExitStack
+from collections.abc import Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from aerodrome.sandbox import instance
+from aerodrome.sandbox.beginning import is_loopback, surely_embedded
 from aerodrome.stdlib.errors import AerodromeError
+
+if TYPE_CHECKING:
+    from aerodrome.sandbox.config import SandboxConfig
 
 _READY_FD = "AERODROME_READY_FD"
 _START_TIMEOUT = 120.0
@@ -230,20 +235,23 @@ async def _up(
     images: dict[str, Path],
     secrets_dir: Path | None,
 ) -> None:
-    from aerodrome.propeller.runtimes.secrets import SecretStore
-    from aerodrome.sandbox.config import read
-    from aerodrome.sandbox.database import database
-    from aerodrome.stdlib import logger
-    from aerodrome.stdlib.service import settle
-
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    config = read(
-        config_files, data_dir=data_dir, host=host, port=port, python=python, images=images, secrets_dir=secrets_dir
-    )
-    logger.configure(config.admin.logger)
-    SecretStore(config.propeller.secrets.secrets_prefix).check()
+
+    def configure() -> SandboxConfig:
+        from aerodrome.propeller.runtimes.secrets import SecretStore
+        from aerodrome.sandbox.config import read
+        from aerodrome.stdlib import logger
+
+        config = read(
+            config_files, data_dir=data_dir, host=host, port=port, python=python, images=images, secrets_dir=secrets_dir
+        )
+        logger.configure(config.admin.logger)
+        SecretStore(config.propeller.secrets.secrets_prefix).check()
+        return config
 
     def ready(bound: int) -> None:
+        from aerodrome.stdlib.service import settle
+
         here = instance.announce(data_dir, host=host, port=bound, ready=True)
         endpoint = here.endpoint.replace("127.0.0.1", "localhost")
         click.echo(f"Aerodrome is ready: console http://{endpoint}/console, API {endpoint} (gRPC and HTTP)")
@@ -255,12 +263,25 @@ async def _up(
             os.write(int(descriptor), b"ready")
             os.close(int(descriptor))
 
-    with instance.exclusive(data_dir):
+    with instance.exclusive(data_dir), _without_collecting():
         instance.announce(data_dir, host=host, port=port, ready=False)
         try:
             async with AsyncExitStack() as stack:
-                # The database starts while the rest is imported: each takes about as long as the other.
-                opening = asyncio.create_task(stack.enter_async_context(database(config)), name="open the database")
+                # The database is made and started while the rest is imported: each takes about as long as the other.
+                embedded = None
+                if surely_embedded(config_files, secrets_dir, os.environ):
+                    from aerodrome.stdlib.postgres.embedded import EmbeddedPostgres
+
+                    embedded = EmbeddedPostgres(data_dir / "postgres")
+                    making = asyncio.create_task(embedded.make(), name="make the database")
+                    stack.push_async_callback(_end_of, making)
+                config = await asyncio.to_thread(configure)
+
+                from aerodrome.sandbox.database import database
+
+                opening = asyncio.create_task(
+                    stack.enter_async_context(database(config, embedded)), name="open the database"
+                )
                 try:
                     platform = await asyncio.to_thread(importlib.import_module, "aerodrome.sandbox.platform")
                 finally:
@@ -268,6 +289,23 @@ async def _up(
                 await platform.Platform(config, dsn, ready).run()
         finally:
             instance.withdraw(data_dir)
+
+
+@contextmanager
+def _without_collecting() -> Iterator[None]:
+    """No search for garbage while there is hardly any: it takes a quarter of a start.  Being ready ends that too."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+async def _end_of(making: asyncio.Task[None]) -> None:
+    """Leave nothing half made.  What went wrong with it is told by whoever starts the database, if it comes to that."""
+    await asyncio.wait([making])
+    if not making.cancelled():
+        making.exception()
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:
@@ -354,8 +392,6 @@ def _image(text: str) -> tuple[str, Path]:
 
 
 def _check_host(host: str, insecure_bind: bool) -> None:
-    from aerodrome.sandbox.config import is_loopback
-
     if not is_loopback(host) and not insecure_bind:
         raise click.ClickException(
             f"{host} is beyond this machine, and nobody is asked who they are: whoever reaches the port can run "

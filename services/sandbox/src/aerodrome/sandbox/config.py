@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from aerodrome.admin.config import AdminConfig
 from aerodrome.datacatalog.config import CatalogConfig
 from aerodrome.notifier.config import NotifierConfig
 from aerodrome.propeller.config import PropellerConfig
+from aerodrome.sandbox.beginning import is_loopback
 from aerodrome.scheduler.config import SchedulerConfig
 from aerodrome.stdlib.config import load
 
@@ -46,14 +46,6 @@ class SandboxConfig:
     def embedded_database(self) -> bool:
         """Whether we bring the database: nobody named another."""
         return "host" not in self.admin.database.postgres.model_fields_set
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address to listen on is reached from this machine alone."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def read(

@@ -14,16 +14,19 @@ _NAME = "aerodrome"
 
 
 @asynccontextmanager
-async def database(config: SandboxConfig) -> AsyncIterator[str]:
-    """The DSN of a database that exists; one that was started here is restarted if it dies, and stopped at the end."""
+async def database(config: SandboxConfig, embedded: EmbeddedPostgres | None = None) -> AsyncIterator[str]:
+    """The DSN of a database that exists; one that was started here is restarted if it dies, and stopped at the end.
+
+    `embedded` is the embedded one, if somebody has begun to make it.
+    """
     if not config.embedded_database:
         postgres = config.admin.database.postgres
         yield await create_if_missing(postgres.dsn("postgres"), postgres.dbname)
         return
-    async with EmbeddedPostgres(config.data_dir / "postgres") as embedded:
-        watch = asyncio.create_task(embedded.run(), name="postgres")
+    async with embedded or EmbeddedPostgres(config.data_dir / "postgres") as server:
+        watch = asyncio.create_task(server.run(), name="postgres")
         try:
-            yield await create_if_missing(embedded.dsn(), _NAME)
+            yield await create_if_missing(server.dsn(), _NAME)
         finally:
             watch.cancel()
             await asyncio.wait([watch])

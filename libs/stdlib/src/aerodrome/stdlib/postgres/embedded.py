@@ -119,6 +119,7 @@ class EmbeddedPostgres:
         self._bin = (install_dir or _install_dir()) / "bin"
         self._socket_dir: Path | None = None
         self._process: Process | None = None
+        self._made = False
 
     @property
     def pid(self) -> int | None:
@@ -137,6 +138,16 @@ class EmbeddedPostgres:
         name, directory = quote(database, safe=""), quote(str(self._socket_dir), safe="")
         return f"postgresql://{SUPERUSER}@/{name}?host={directory}&port=5432"
 
+    async def make(self, patience: timedelta = timedelta(seconds=60)) -> None:
+        """Make the data directory if it is missing, which `start` does too; for who has other work meanwhile.
+
+        Raises like `start`.
+        """
+        deadline = time.monotonic() + patience.total_seconds()
+        self.data_dir.parent.mkdir(parents=True, exist_ok=True)
+        async with self._alone(deadline):
+            await self._prepare()
+
     async def start(self, patience: timedelta = timedelta(seconds=60)) -> str:
         """Make the data directory if needed, start or adopt its server, and return the DSN once it accepts connections.
 
@@ -146,9 +157,8 @@ class EmbeddedPostgres:
         began = time.monotonic()
         deadline = began + patience.total_seconds()
         self.data_dir.parent.mkdir(parents=True, exist_ok=True)
-        async with _exclusive(self.data_dir.with_name(f"{self.data_dir.name}.lock"), deadline):
-            account = server_account(self.data_dir)
-            made = await _to_the_end(lambda: self._initialise(account))
+        async with self._alone(deadline):
+            account = await self._prepare()
             how = "adopted"
             if not await self._adopt(deadline):
                 how = "started"
@@ -157,7 +167,7 @@ class EmbeddedPostgres:
             f"database {how}",
             pid=self.pid,
             data_dir=str(self.data_dir),
-            created=made,
+            created=self._made,
             duration_ms=round((time.monotonic() - began) * 1000),
         )
         return self.dsn()
@@ -216,6 +226,14 @@ class EmbeddedPostgres:
         await self.stop()
 
     # making the data directory
+
+    def _alone(self, deadline: float) -> contextlib.AbstractAsyncContextManager[None]:
+        return _exclusive(self.data_dir.with_name(f"{self.data_dir.name}.lock"), deadline)
+
+    async def _prepare(self) -> Account:
+        account = server_account(self.data_dir)
+        self._made = await _to_the_end(lambda: self._initialise(account)) or self._made
+        return account
 
     def _initialise(self, account: Account) -> bool:
         """Run initdb into a directory beside and rename it, so that what bears the name is whole; False if it
