@@ -6,6 +6,7 @@ Pure.  A pod is a V1Pod in Kubernetes' JSON form.  Source: Kubernetes' pod API a
 from __future__ import annotations
 
 import enum
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -302,6 +303,7 @@ def _expand(text: str, environment: Mapping[str, str]) -> str:
     return _VARIABLE.sub(value, text) if "$" in text else text
 
 
+@functools.lru_cache(maxsize=1024)  # each phase of a pod shows its earlier times again
 def time_text(seconds: float) -> str:
     """Seconds since the epoch as Kubernetes writes a time."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

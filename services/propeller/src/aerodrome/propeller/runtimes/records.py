@@ -81,6 +81,7 @@ class Directory:
         self.closed_properly = False
         """Whether its last owner closed it, so that nothing written then can be missing now."""
         self._lock: int | None = None
+        self._pods = str(root / "pods")
         self._volumes = root / "volumes"
 
     def open(self) -> None:
@@ -124,15 +125,15 @@ class Directory:
 
     def record(self, key: Key) -> str:
         """The path of an attempt's files without their suffix."""
-        return str(self.root / "pods" / key.namespace / key.name)
+        return f"{self._pods}/{key.namespace}/{key.name}"  # asked for many times an attempt, and joining paths is dear
 
     def log(self, key: Key) -> Path:
         """What an attempt printed."""
-        return self.root / "logs" / key.namespace / f"{key.name}.log"
+        return self.root.joinpath("logs", key.namespace, f"{key.name}.log")
 
     def work(self, key: Key) -> Path:
         """An attempt's own directory."""
-        return self.root / "work" / key.namespace / key.name
+        return self.root.joinpath("work", key.namespace, key.name)
 
     def volumes(self, key: Key) -> Path:
         """Where an attempt's volumes are, by a path that needs no quotes in a shell."""

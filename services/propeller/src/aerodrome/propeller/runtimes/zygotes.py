@@ -82,8 +82,14 @@ class Settings:
 
     def kind(self, python: Path) -> str:
         """The name of what these settings, the present program, this Python and what is installed in it make."""
-        text = json.dumps([_program(), self.written(python), _installed(python)], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return _kind(self, python, _installed(python))
+
+
+@functools.lru_cache(maxsize=64)
+def _kind(settings: Settings, python: Path, installed: tuple[tuple[str, int], ...]) -> str:
+    """Asked for by each attempt, of the same few."""
+    text = json.dumps([_program(), settings.written(python), installed], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @functools.cache
@@ -92,9 +98,9 @@ def _program() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def _installed(python: Path) -> list[tuple[str, int]]:
+def _installed(python: Path) -> tuple[tuple[str, int], ...]:
     """What changes when a package is installed into an environment or removed from it."""
-    return [(folder, os.stat(folder).st_mtime_ns) for folder in _package_folders(python) if os.path.isdir(folder)]
+    return tuple((folder, os.stat(folder).st_mtime_ns) for folder in _package_folders(python) if os.path.isdir(folder))
 
 
 @functools.cache
