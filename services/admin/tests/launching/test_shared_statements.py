@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aerodrome.admin.repositories.together import SharedStatements
+from aerodrome.admin.repositories.together import MOST_ROWS_BESIDE_OTHERS, SharedStatements, most_of_a_group
 from aerodrome.stdlib.errors import InvalidArgument, Unavailable
 
 
@@ -99,6 +99,33 @@ async def test_groups_take_turns_where_not_all_fit() -> None:
     waiting += [asyncio.ensure_future(shared.add(10, "few"))]
     await asyncio.gather(*waiting)
     assert table.statements[0] == [0, 10, 1, 2]
+
+
+@given(most_rows=st.integers(1, 200), groups=st.integers(0, 50))
+def test_a_group_that_is_alone_fills_a_statement_and_others_have_room_in_it(most_rows: int, groups: int) -> None:
+    most = most_of_a_group(most_rows, groups)
+    assert 1 <= most <= most_rows
+    assert most == most_rows if groups <= 1 else most <= MOST_ROWS_BESIDE_OTHERS
+
+
+async def test_a_crowd_is_divided_while_somebody_else_asks_too() -> None:
+    table = Table()
+    now = 0.0
+    shared = SharedStatements(table.insert, now=lambda: now)
+
+    async def crowd() -> list[int]:
+        """Sizes of the statements that forty callers at once share."""
+        table.statements.clear()
+        await asyncio.gather(*(shared.add(number, "crowd") for number in range(40)))
+        return [len(statement) for statement in table.statements]
+
+    assert await crowd() == [40]
+    await shared.add(0, "few")
+    assert await crowd() == [16, 16, 8]
+    now = 4.9
+    assert await crowd() == [16, 16, 8]
+    now = 5.1
+    assert await crowd() == [40]
 
 
 async def test_a_row_that_is_refused_takes_no_other_with_it() -> None:

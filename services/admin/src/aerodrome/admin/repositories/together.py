@@ -8,7 +8,8 @@ and goes into the next one, all together.  Who asks while nothing is under way d
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
+import time
+from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from contextvars import Context
 from typing import Generic, TypeVar
@@ -24,6 +25,10 @@ MOST_KEYS = 200
 """Most keys in one statement."""
 MOST_ROWS = 64
 """Most rows in one statement that callers share."""
+MOST_ROWS_BESIDE_OTHERS = 16
+"""Most rows of one group in a statement while another group asks too."""
+BESIDE_SECONDS = 5.0
+"""How long a group counts as one that asks, after it did."""
 MOST_STATEMENTS = 3
 """How many such statements are under way at a time."""
 MOST_ROW_BYTES = 2**20
@@ -105,6 +110,16 @@ class Together(Generic[K, V]):
             self._led = False
 
 
+def most_of_a_group(most_rows: int, groups: int) -> int:
+    """Rows of one group that a statement may have, where so many `groups` ask.
+
+    Whoever is in a statement waits until all of it is carried out, and whoever comes next until all of its callers have
+    been answered, who go on in the same turn of the loop.  So a crowd's rows are divided as soon as there is somebody
+    whom that keeps waiting; a group that is alone keeps nobody waiting but itself.
+    """
+    return most_rows if groups <= 1 else min(most_rows, MOST_ROWS_BESIDE_OTHERS)
+
+
 class _Row(Generic[T, R]):
     __slots__ = ("outcome", "row")
 
@@ -118,7 +133,7 @@ class SharedStatements(Generic[T, R]):
 
     Each caller belongs to a group, such as a project.  A group's rows go into one statement at a time, and what comes
     meanwhile into the next one; other groups do not wait for it while fewer than `parallel` statements are under way,
-    and take turns where not all rows fit.
+    and take turns where not all rows fit.  See `most_of_a_group` for how many rows of a group go into one.
 
     Once a statement is under way it is carried out, whichever of its callers gives up: what becomes of one row is the
     business of all.  If it fails and certainly did nothing, each of its rows gets a statement of its own, so that an
@@ -133,14 +148,18 @@ class SharedStatements(Generic[T, R]):
         parallel: int = MOST_STATEMENTS,
         most_rows: int = MOST_ROWS,
         most_bytes: int = MOST_ROW_BYTES,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run = run
+        self._now = now
         self._size_bytes = size_bytes
         self._parallel = parallel
         self._most_rows = most_rows
         self._most_bytes = most_bytes
         self._waiting: OrderedDict[str, deque[_Row[T, R]]] = OrderedDict()
         """By group; those whose turn is next are first."""
+        self._asked: OrderedDict[str, float] = OrderedDict()
+        """When each group asked last, those that did so lately only; the latest is last."""
         self._under_way: set[str] = set()
         self._working = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -151,6 +170,8 @@ class SharedStatements(Generic[T, R]):
         """What `run` gives for `row`.  Raises what it raises."""
         mine: _Row[T, R] = _Row(row)
         self._waiting.setdefault(group, deque()).append(mine)
+        self._asked[group] = self._now()
+        self._asked.move_to_end(group)
         if not self._starting and group not in self._under_way and self._working < self._parallel:
             self._starting = True
             self._working += 1
@@ -186,6 +207,8 @@ class SharedStatements(Generic[T, R]):
         batch: list[_Row[T, R]] = []
         size_bytes = 0
         turn = deque(group for group in self._waiting if group not in self._under_way)
+        most = most_of_a_group(self._most_rows, self._count_asking())
+        taken: Counter[str] = Counter()
         while turn and len(batch) < self._most_rows:
             group = turn.popleft()
             queue = self._waiting[group]
@@ -196,13 +219,22 @@ class SharedStatements(Generic[T, R]):
                     break
                 batch.append(first)
                 groups.add(group)
+                taken[group] += 1
             queue.popleft()
             if queue:
                 self._waiting.move_to_end(group)
-                turn.append(group)
+                if taken[group] < most:
+                    turn.append(group)
             else:
                 del self._waiting[group]
         return groups, batch
+
+    def _count_asking(self) -> int:
+        """How many groups have asked lately."""
+        since = self._now() - BESIDE_SECONDS
+        while self._asked and next(iter(self._asked.values())) < since:
+            self._asked.popitem(last=False)
+        return len(self._asked)
 
     async def _run_one(self, batch: Sequence[_Row[T, R]]) -> None:
         try:
