@@ -150,7 +150,7 @@ async def test_a_count_that_takes_too_long_is_tried_again_later_and_later(platfo
             counting = asyncio.create_task(keeper.run())
             try:
                 async with asyncio.timeout(30):
-                    while len(said) < 2:
+                    while len(pauses()) < 2:
                         await asyncio.sleep(0.05)
                         await clock.advance(60)
             finally:
