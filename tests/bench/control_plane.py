@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import uvloop
 from flyteidl.admin.common_pb2 import NamedEntityIdentifier, ResourceListRequest, Sort
 from flyteidl.admin.execution_pb2 import ExecutionClosure, ExecutionCreateRequest, WorkflowExecutionGetRequest
 from flyteidl.admin.launch_plan_pb2 import LaunchPlanCreateRequest
@@ -405,7 +406,7 @@ def main() -> None:
         from aerodrome.stdlib.config import LoggerConfig
 
         logger.configure(LoggerConfig(level=3))
-        figures = asyncio.run(measure(Load(arguments.seconds, arguments.minutes)))
+        figures = uvloop.run(measure(Load(arguments.seconds, arguments.minutes)))
     sys.stdout.write(json.dumps(figures, indent=None if arguments.client else 2) + "\n")
 
 

@@ -7,7 +7,6 @@ at the load that is printed first.  `python tests/bench/run.py --only chain,fan_
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import platform as machine
 import shutil
@@ -222,7 +221,7 @@ def journaling() -> Iterator[Figure]:
 def messages() -> Iterator[Figure]:
     """Each adapter of the bus, with its real server on this machine."""
     logger.configure(LoggerConfig(level=3))
-    for figures in asyncio.run(bus.measure()):
+    for figures in uvloop.run(bus.measure()):
         yield Figure(f"bus on {figures.kind}, published to acknowledged", figures.per_second, "messages/s")
         yield Figure("  from the outbox to its handler", figures.outbox_ms, "ms")
 
@@ -230,7 +229,7 @@ def messages() -> Iterator[Figure]:
 def schedules() -> Iterator[Figure]:
     """All due in the same second, each an execution of a real control plane."""
     logger.configure(LoggerConfig(level=3))
-    figures = asyncio.run(scheduling.measure())
+    figures = uvloop.run(scheduling.measure())
     yield Figure(f"schedules fired, {figures.schedules:,} due at once", figures.fired_per_second, "/s")
 
 
@@ -250,7 +249,7 @@ def launches() -> Iterator[Figure]:
     """The control plane over gRPC from another process, with nobody to run what is launched."""
     logger.configure(LoggerConfig(level=3))
     load = control_plane.Load(minutes=extent.load_minutes)
-    figures = asyncio.run(control_plane.measure(load))
+    figures = uvloop.run(control_plane.measure(load))
     yield Figure(
         f"registration of a workflow of {control_plane.WIDE_NODES:,} nodes", figures["register_s"], "s", at_most=5,
         note=f"the first one {figures['register_first_s']:.2f} s",
@@ -278,7 +277,7 @@ def launches() -> Iterator[Figure]:
 def lists() -> Iterator[Figure]:
     """What stock clients ask, on a database that has grown."""
     logger.configure(LoggerConfig(level=3))
-    figures = asyncio.run(growth.summary(growth.Size(executions=extent.grown), extent.grown_dir))
+    figures = uvloop.run(growth.summary(growth.Size(executions=extent.grown), extent.grown_dir))
     yield Figure(
         f"lists on {extent.grown:,} executions, slowest p95 of {figures['queries']}", figures["slowest_p95_ms"], "ms",
         at_most=growth.GOAL_MS,
@@ -290,7 +289,7 @@ def lists() -> Iterator[Figure]:
 def notifications() -> Iterator[Figure]:
     """Ends of executions, from the outbox over the bus to a signed webhook."""
     logger.configure(LoggerConfig(level=3))
-    for figures in asyncio.run(notifying.measure()):
+    for figures in uvloop.run(notifying.measure()):
         yield Figure(
             f"notification over {figures.kind} bus, outbox to recipient", figures.median_ms, "ms",
             note=f"p95 {figures.p95_ms:.1f} ms",
