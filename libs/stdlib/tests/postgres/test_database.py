@@ -2,6 +2,7 @@ import asyncio
 from datetime import timedelta
 
 import pytest
+from asyncpg import InternalClientError
 
 from aerodrome.stdlib.errors import (
     AlreadyExists,
@@ -141,6 +142,21 @@ async def test_a_connection_cut_by_the_server_is_replaced(database: Database) ->
             await conn.fetchval("SELECT 1")
     for _ in range(10):
         assert await database.fetchval("SELECT 1") == 1
+
+
+async def test_a_transaction_that_loses_its_connection_says_that_the_database_is_away(database: Database) -> None:
+    async def cut() -> None:
+        async with database.transaction() as conn:
+            pid = await conn.fetchval("SELECT pg_backend_pid()")
+            await database.execute("SELECT pg_terminate_backend($1)", pid)
+            await conn.fetchval("SELECT 1")
+
+    with pytest.raises(Unavailable):
+        await cut()
+    with pytest.raises(Unavailable, match="another operation"):
+        async with database.transaction():
+            raise InternalClientError("cannot switch to state 12; another operation (2) is in progress")
+    assert await database.fetchval("SELECT 1") == 1
 
 
 async def test_a_missing_database_is_created_once_even_by_two_at_a_time(postgres_server: ServerForTests) -> None:

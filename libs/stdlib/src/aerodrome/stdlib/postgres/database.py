@@ -222,7 +222,7 @@ class Database:
             except BaseException as error:
                 if _is_broken(error):
                     raw.terminate()
-                if not raw.is_closed():
+                if not _is_gone(raw):
                     with translated():
                         await started.rollback()
                 _raise_if_drivers(error)
@@ -425,6 +425,14 @@ def _text(error: BaseException) -> str:
 def _is_broken(error: BaseException) -> bool:
     """Whether the driver lost track of the connection that raised this."""
     return isinstance(error, driver.InternalClientError) or isinstance(error.__cause__, driver.InternalClientError)
+
+
+def _is_gone(raw: Any) -> bool:
+    """Whether a connection of the pool is closed; one that was lost or terminated is the pool's again by then."""
+    try:
+        return bool(raw.is_closed())
+    except driver.InterfaceError:
+        return True
 
 
 def _is_lost(error: BaseException) -> bool:
