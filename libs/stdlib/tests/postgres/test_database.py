@@ -2,7 +2,7 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from asyncpg import InternalClientError
+from asyncpg.exceptions import InternalClientError
 
 from aerodrome.stdlib.errors import (
     AlreadyExists,
