@@ -29,8 +29,6 @@ from aerodrome.stdlib.postgres import driver
 
 Isolation = Literal["read_committed", "repeatable_read", "serializable"]
 
-UNKNOWN_TABLE = "cannot query with specified table attributes"
-"""What the message begins with for a table that does not exist."""
 _CAST_FAILURES = frozenset({"22000", "22P02", "22007", "22008", "22003", "22021", "22P03", "22P05"})
 """Texts that are no number, date or UTF-8, and numbers that are too large: values that a caller gave (22000: the driver
 found out before sending)."""
@@ -406,7 +404,7 @@ def _translate_state(error: BaseException, state: str) -> AerodromeError:
     if state == "23505":
         return AlreadyExists(f"value with matching already exists ({text})")
     if state == "42P01":
-        return InvalidArgument(f"{UNKNOWN_TABLE}: {text}")
+        return InvalidArgument(f"cannot query with specified table attributes: {text}")
     if state in _CAST_FAILURES:
         return InvalidArgument(f"failed database operation with {text}")
     if state == "57014":

@@ -13,8 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from aerodrome.stdlib.errors import AerodromeError, AlreadyExists, InvalidArgument
-from aerodrome.stdlib.postgres.database import UNKNOWN_TABLE
+from aerodrome.stdlib.errors import AerodromeError
 from aerodrome.stdlib.postgres.queries import named
 from aerodrome.stdlib.telemetry.metrics import BoundStopWatch, Metrics
 
@@ -23,6 +22,8 @@ _READS = ("list", "exists")
 _VERBS: Mapping[str, str] = {"INSERT INTO": "create", "UPDATE": "update", "DELETE FROM": "delete"}
 _CHANGE = re.compile(r"(?<!FOR )\b(INSERT INTO|UPDATE|DELETE FROM)\b(?! SET)")
 """What changes rows, which locking them (FOR UPDATE) and resolving conflicts (DO UPDATE SET) do not by themselves."""
+_ERRORS: Mapping[str | None, str] = {"23505": "already_exists", "42P01": "undefined_table"}
+"""What has a counter of its own, by what PostgreSQL calls it."""
 _COMMENT = re.compile(r"--.*")
 
 
@@ -37,9 +38,7 @@ class QueryMeter:
         self._known: dict[str, BoundStopWatch] = {}
         self._other = metrics.stopwatch(f"{prefix}{service}:database:other:query").labelled()
         scope = f"{prefix}{service}:database:errors"
-        self._errors = {
-            what: metrics.counter(f"{scope}:{what}") for what in ("already_exists", "undefined_table", "postgres_error")
-        }
+        self._errors = {what: metrics.counter(f"{scope}:{what}") for what in (*_ERRORS.values(), "postgres_error")}
 
     def ended(self, query: str, seconds: float) -> None:
         """A statement was answered, well or not."""
@@ -47,12 +46,8 @@ class QueryMeter:
 
     def failed(self, error: AerodromeError) -> None:
         """A statement was refused."""
-        what = "postgres_error"
-        if isinstance(error, AlreadyExists):
-            what = "already_exists"
-        elif isinstance(error, InvalidArgument) and error.message.startswith(UNKNOWN_TABLE):
-            what = "undefined_table"
-        self._errors[what].add()
+        state = getattr(error.__cause__, "sqlstate", None)
+        self._errors[_ERRORS.get(state, "postgres_error")].add()
 
     def _find(self, query: str) -> BoundStopWatch:
         found = named(query)
