@@ -51,7 +51,7 @@ from aerodrome.admin.domain.validation import (
 )
 from aerodrome.admin.managers.compiling import Compiler
 from aerodrome.admin.managers.concurrency import ConcurrencyManager, LimitReached, WorkAnnouncer, name_taken
-from aerodrome.admin.managers.counting import Places
+from aerodrome.admin.managers.counting import SIZE_BUCKETS, Places
 from aerodrome.admin.managers.remembering import Remembered
 from aerodrome.admin.managers.workflows import WorkflowManager
 from aerodrome.admin.repositories.executions import (
@@ -91,7 +91,6 @@ log = get_logger(__name__)
 REMEMBERED_TARGETS = 1_024
 REMEMBERED_TARGET_BYTES = 32 * 2**20
 
-_SIZE_BUCKETS = tuple(float(4**power) for power in range(4, 13))
 _MODES = frozenset(ExecutionMetadata.ExecutionMode.values())
 _TERMINAL = frozenset({"SUCCEEDED", "FAILED", "ABORTED", "TIMED_OUT"})
 
@@ -169,10 +168,10 @@ class ExecutionManager:
         self._created = counters.counter(f"{scope}:executions_created")
         self._failed = counters.counter(f"{scope}:propeller_failures")
         self._limited = counters.counter(f"{scope}:concurrency_limit_hits", ("project", "domain", "name"))
-        self._spec_bytes = counters.histogram(f"{scope}:spec_size_bytes", buckets=_SIZE_BUCKETS)
-        self._closure_bytes = counters.histogram(f"{scope}:closure_size_bytes", buckets=_SIZE_BUCKETS)
+        self._spec_bytes = counters.histogram(f"{scope}:spec_size_bytes", buckets=SIZE_BUCKETS)
+        self._closure_bytes = counters.histogram(f"{scope}:closure_size_bytes", buckets=SIZE_BUCKETS)
         user_scope = f"{config.flyteadmin.metrics_scope}admin:user_execution_metrics"
-        self._input_bytes = counters.histogram(f"{user_scope}:input_size_bytes", buckets=_SIZE_BUCKETS)
+        self._input_bytes = counters.histogram(f"{user_scope}:input_size_bytes", buckets=SIZE_BUCKETS)
         self._acceptance = counters.stopwatch(f"{scope}:acceptance_delay", unit="s")
         self._places = Places(counters, scope=config.flyteadmin.metrics_scope)
         self._situations = Situations(database)
