@@ -130,23 +130,17 @@ class SharedValues:
         Raises the storage's errors.
         """
         data = literals.SerializeToString(deterministic=True)
-        if len(data) > _SHARED_BYTES:
-            return None
-        digest = hashlib.sha256(data).digest()[:_DIGEST_BYTES]
-        if digest not in self._stored:
-            await self._store(digest, data)
-        reference = self._place(digest)
-        if self._literals.remembered(reference) is None:
-            self._literals.keep(reference, data)
+        digest = await self.put_data(data)
+        if digest is not None and self._literals.remembered(self._place(digest)) is None:
+            self._literals.keep(self._place(digest), data)
         return digest
 
     def known(self, literals: literals_pb2.LiteralMap) -> bytes | None:
         """As `put`, but None for what is not known to be stored."""
-        data = literals.SerializeToString(deterministic=True)
-        if len(data) > _SHARED_BYTES:
+        digest = _digest(literals.SerializeToString(deterministic=True))
+        if digest is None or digest not in self._stored or self._literals.remembered(self._place(digest)) is None:
             return None
-        digest = hashlib.sha256(data).digest()[:_DIGEST_BYTES]
-        return digest if digest in self._stored and self._literals.remembered(self._place(digest)) is not None else None
+        return digest
 
     async def take(self, reference: str) -> bytes | None:
         """As `put`, for a map at `reference` that never changes, such as one of an earlier execution.
@@ -166,10 +160,8 @@ class SharedValues:
 
     async def put_data(self, data: bytes) -> bytes | None:
         """As `put`, for a map that is serialized already."""
-        if len(data) > _SHARED_BYTES:
-            return None
-        digest = hashlib.sha256(data).digest()[:_DIGEST_BYTES]
-        if digest not in self._stored:
+        digest = _digest(data)
+        if digest is not None and digest not in self._stored:
             await self._store(digest, data)
         return digest
 
@@ -203,6 +195,11 @@ class SharedValues:
             await storage.delete(reference)
             await storage.write(reference, data)
         await storage.freeze(reference)
+
+
+def _digest(data: bytes) -> bytes | None:
+    """By what a shared value is found; None for what is too large to be shared."""
+    return None if len(data) > _SHARED_BYTES else hashlib.sha256(data).digest()[:_DIGEST_BYTES]
 
 
 def _checked(data: bytes) -> bytes:

@@ -317,8 +317,8 @@ class TaskHandler:
         info, prefix = ended.info, run.layout.output_dir(node, attempt)
         failure = info.failure
         if failure is None and ended.outputs is not None:
-            if run.layout.shares(node.unique_id)[0]:
-                return await self._share(run, node, attempt, info, ended.outputs)
+            if await self._share(run, node, prefix, ended.outputs):
+                return lambda engine, now: engine.succeeded(node, attempt, now, info, None)
             failure = await self._write_outputs(run, node, prefix, ended.outputs)
         elif failure is None:
             document, bad = await self._error_document(run, f"{prefix}/{ERROR}")
@@ -332,23 +332,14 @@ class TaskHandler:
         detail = await self._stored(run, node, attempt)
         return lambda engine, now: engine.succeeded(node, attempt, now, info, detail)
 
-    async def _share(
-        self, run: Run, node: NodeState, attempt: int, info: PhaseInfo, outputs: literals_pb2.LiteralMap
-    ) -> Observation:
-        """As `_conclude`, for outputs that go to the shared values as the inputs did."""
-        prefix = run.layout.output_dir(node, attempt)
-        failure = self._measured(node, prefix, outputs)
-        if failure is None:
-            digest = await run.values.put(outputs)
-            if digest is not None:
-                run.layout.share(node.unique_id, outputs=digest)
-                return lambda engine, now: engine.succeeded(node, attempt, now, info, None)
-            failure = await self._write_outputs(run, node, prefix, outputs)
-        if failure is not None:
-            final = failure
-            return lambda engine, now: engine.failed(node, attempt, final, now, info)
-        await run.literals.storage.freeze(prefix)
-        return lambda engine, now: engine.succeeded(node, attempt, now, info, None)
+    async def _share(self, run: Run, node: NodeState, prefix: str, outputs: literals_pb2.LiteralMap) -> bool:
+        """Put outputs among the shared values, where the inputs are; False if they are elsewhere, or cannot be."""
+        if not run.layout.shares(node.unique_id)[0] or self._measured(node, prefix, outputs) is not None:
+            return False
+        digest = await run.values.put(outputs)
+        if digest is not None:
+            run.layout.share(node.unique_id, outputs=digest)
+        return digest is not None
 
     async def _stored(self, run: Run, node: NodeState, attempt: int) -> dict[str, Any] | None:
         """Cache the outputs of an attempt; what its last event says of that."""
