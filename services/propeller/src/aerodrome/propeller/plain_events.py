@@ -27,8 +27,7 @@ _NODE_PHASES = {
     NodePhase.SUCCEEDED: event_pb2.NodeExecutionEvent(phase=_N.SUCCEEDED).SerializeToString(),
 }
 _TASK_PHASES = {
-    # The numbers are the same; the stubs want their own enumeration.
-    phase: event_pb2.TaskExecutionEvent(phase=int(phase)).SerializeToString()  # type: ignore[arg-type]
+    phase: event_pb2.TaskExecutionEvent(phase=int(phase)).SerializeToString()  # type: ignore[arg-type]  # the same numbers
     for phase in (TaskPhase.QUEUED, TaskPhase.SUCCEEDED)
 }
 _NODE, _TASK, _NODE_SHARED, _TASK_SHARED = "node event", "task event", "node events", "task events"

@@ -895,7 +895,7 @@ class Preloaded:
             shutil.rmtree(folder, ignore_errors=True)
         give_up = time.monotonic() + 5.0
         while thread_count() > 1 and time.monotonic() < give_up:  # a thread that was joined is yet to leave
-            time.sleep(0.001)
+            time.sleep(0.001)  # nobody is served before the practice is over
         return all(value == before[what] for what, value in _surroundings().items() if what != _EXIT_HANDLERS)
 
     def _practise_in(self, folder: str) -> None:
@@ -2007,7 +2007,7 @@ class Zygote:
                 send_signal(pid, signal.SIGKILL)
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(pid, os.WNOHANG)
-            time.sleep(0.001)
+            time.sleep(0.001)  # what was killed is yet to die; the zygote has nothing more urgent to do
         return False
 
     def _report(self, running: Running, status: int) -> None:
