@@ -12,10 +12,27 @@ T = TypeVar("T")
 
 MOST_BUCKETS = 10_000
 """How many projects' budgets are remembered; one that was not used for longest is full again anyway."""
-
-
 PRESENT_SECONDS = 5.0
-"""For how long places are kept for a project that asked for something."""
+"""For how long a project that asked for something is taken to be there."""
+
+
+class Present:
+    """Who asked for something within `PRESENT_SECONDS`; times are seconds of one clock that never goes back."""
+
+    def __init__(self) -> None:
+        self._asked: OrderedDict[str, float] = OrderedDict()
+        """When each asked last; the latest is last."""
+
+    def ask(self, who: str, now_seconds: float) -> None:
+        """Somebody asks."""
+        self._asked[who] = now_seconds
+        self._asked.move_to_end(who)
+
+    def count(self, now_seconds: float, *, besides: str | None = None) -> int:
+        """How many there are, `besides` not counted."""
+        while self._asked and now_seconds - next(iter(self._asked.values())) >= PRESENT_SECONDS:
+            self._asked.popitem(last=False)
+        return len(self._asked) - (besides in self._asked)
 
 
 class Bucket:
@@ -77,8 +94,7 @@ class Turns(Generic[T]):
         self._most = most
         self._share_alone = max(1, 3 * most // 4)
         self._share = max(1, most // 4)
-        self._present: OrderedDict[str, float] = OrderedDict()
-        """When a project last asked; the latest is last."""
+        self._present = Present()
         self._busy: dict[str, int] = {}
         self._total = 0
         self._waiting: OrderedDict[str, deque[T]] = OrderedDict()
@@ -95,15 +111,11 @@ class Turns(Generic[T]):
 
     def share(self, project: str, now_seconds: float) -> int:
         """How many of `project` may work now."""
-        while self._present and now_seconds - next(iter(self._present.values())) >= PRESENT_SECONDS:
-            self._present.popitem(last=False)
-        alone = not self._present or (len(self._present) == 1 and project in self._present)
-        return self._share_alone if alone else self._share
+        return self._share if self._present.count(now_seconds, besides=project) else self._share_alone
 
     def begin(self, project: str, now_seconds: float) -> bool:
         """Whether somebody of `project` may work at once, and then does."""
-        self._present[project] = now_seconds
-        self._present.move_to_end(project)
+        self._present.ask(project, now_seconds)
         if self._waiting.get(project) or not self._has_room(project, now_seconds):
             return False
         self._take(project)

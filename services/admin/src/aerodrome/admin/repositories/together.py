@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from contextvars import Context
 from typing import Generic, TypeVar
 
+from aerodrome.admin.domain.budgets import Present
 from aerodrome.stdlib.errors import AerodromeError, DeadlineExceeded, Unavailable
 
 K = TypeVar("K", bound=Hashable)
@@ -27,8 +28,6 @@ MOST_ROWS = 64
 """Most rows in one statement that callers share."""
 MOST_ROWS_BESIDE_OTHERS = 16
 """Most rows of one group in a statement while another group asks too."""
-BESIDE_SECONDS = 5.0
-"""How long a group counts as one that asks, after it did."""
 MOST_STATEMENTS = 3
 """How many such statements are under way at a time."""
 MOST_ROW_BYTES = 2**20
@@ -158,8 +157,7 @@ class SharedStatements(Generic[T, R]):
         self._most_bytes = most_bytes
         self._waiting: OrderedDict[str, deque[_Row[T, R]]] = OrderedDict()
         """By group; those whose turn is next are first."""
-        self._asked: OrderedDict[str, float] = OrderedDict()
-        """When each group asked last, those that did so lately only; the latest is last."""
+        self._present = Present()
         self._under_way: set[str] = set()
         self._working = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -170,8 +168,7 @@ class SharedStatements(Generic[T, R]):
         """What `run` gives for `row`.  Raises what it raises."""
         mine: _Row[T, R] = _Row(row)
         self._waiting.setdefault(group, deque()).append(mine)
-        self._asked[group] = self._now()
-        self._asked.move_to_end(group)
+        self._present.ask(group, self._now())
         if not self._starting and group not in self._under_way and self._working < self._parallel:
             self._starting = True
             self._working += 1
@@ -207,7 +204,7 @@ class SharedStatements(Generic[T, R]):
         batch: list[_Row[T, R]] = []
         size_bytes = 0
         turn = deque(group for group in self._waiting if group not in self._under_way)
-        most = most_of_a_group(self._most_rows, self._count_asking())
+        most = most_of_a_group(self._most_rows, self._present.count(self._now()))
         taken: Counter[str] = Counter()
         while turn and len(batch) < self._most_rows:
             group = turn.popleft()
@@ -228,13 +225,6 @@ class SharedStatements(Generic[T, R]):
             else:
                 del self._waiting[group]
         return groups, batch
-
-    def _count_asking(self) -> int:
-        """How many groups have asked lately."""
-        since = self._now() - BESIDE_SECONDS
-        while self._asked and next(iter(self._asked.values())) < since:
-            self._asked.popitem(last=False)
-        return len(self._asked)
 
     async def _run_one(self, batch: Sequence[_Row[T, R]]) -> None:
         try:
