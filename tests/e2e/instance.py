@@ -129,7 +129,7 @@ class Instance:
         """The processes from which tasks are forked."""
         files = (self.data_dir / "runtime" / "zygotes").glob("*.json")
         pids = [int(json.loads(file.read_text())["pid"]) for file in files]
-        return [pid for pid in pids if is_alive(pid) and b"zygote.py" in _read(pid, "cmdline")]
+        return [pid for pid in pids if is_alive(pid) and b"/zygote/" in _read(pid, "cmdline")]
 
     def processes(self) -> list[int]:
         """Every living process that the platform started, by whatever says so: see `belonging`."""

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from aerodrome.propeller.runtimes import LocalRuntime, Pod, plain, templates, zygote
+from aerodrome.propeller.runtimes import LocalRuntime, Pod, templates, zygote
 from aerodrome.propeller.runtimes.templates import Code, Templates, code_of
+from aerodrome.propeller.runtimes.zygote import plain
 
 from .harness import Task, literals, make_pod, run_pod
 from .test_flytekit import EXECUTION, distribution
@@ -225,11 +226,9 @@ def wait(seconds: int = 0) -> int:
 
 def test_practice_leaves_nothing_that_a_task_could_see(tmp_path: Path) -> None:
     program = f"""
-import importlib.util, json, os, sys
-spec = importlib.util.spec_from_file_location("zygote", {zygote.__file__!r})
-zygote = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(zygote)
-preloaded = zygote.Preloaded()
+import json, os, runpy, sys
+zygote = runpy.run_path({zygote.PROGRAM!r})["load"]("practice")
+preloaded = zygote.preloaded.Preloaded()
 preloaded.load()
 def state():
     from flytekit.core.context_manager import FlyteEntities
@@ -237,11 +236,11 @@ def state():
     from flytekit.utils.asyn import loop_manager
     return [
         sorted(name for name in sys.modules if not name.startswith("flytekit")), len(FlyteEntities.entities),
-        repr(client._stats_client), len(loop_manager._runner_map), zygote._surroundings()["open files"],
-        zygote.thread_count(), dict(os.environ),
+        repr(client._stats_client), len(loop_manager._runner_map), zygote.surroundings.surroundings()["open files"],
+        zygote.proc.thread_count(), dict(os.environ),
     ]
 before = state()
-print(json.dumps([preloaded.practise(), before == state(), os.listdir(os.environ["TMPDIR"])]))
+print(json.dumps([zygote.practice.practise(preloaded), before == state(), os.listdir(os.environ["TMPDIR"])]))
 """
     environment = {**os.environ, "TMPDIR": str(tmp_path), "FLYTE_INTERNAL_EXECUTION_ID": "zygote"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True)

@@ -307,17 +307,27 @@ def test_a_torn_file_reads_as_empty_and_a_missing_one_as_none(tmp_path: Path) ->
 
 
 def test_the_zygote_needs_the_standard_library_only() -> None:
-    code = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='looked at'); print(sorted(sys.modules))"
-    out = subprocess.run([sys.executable, "-I", "-S", "-c", code, zygote.__file__], capture_output=True, check=True)
-    assert b"aerodrome" not in out.stdout
-    assert b"flytekit" not in out.stdout
+    """And tasks find nothing of it."""
+    code = """
+import json, runpy, sys
+before = list(sys.path)
+zygote = runpy.run_path(sys.argv[1])["load"]("server")
+main = zygote.server.main
+print(json.dumps([before == sys.path, sorted(sys.modules), sorted(sys.path_importer_cache), zygote.server.__name__]))
+"""
+    command = [sys.executable, "-I", "-S", "-c", code, zygote.PROGRAM]
+    same, modules, searched, name = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert same
+    known = sys.stdlib_module_names | {"__main__"}
+    assert {each.partition(".")[0] for each in modules} <= known
+    assert str(Path(zygote.PROGRAM).parent) not in searched
+    assert name.partition(".")[0] not in modules
 
 
 def test_the_pages_that_a_fork_writes_to_are_told_from_those_that_it_shares() -> None:
     code = """
-import json, mmap, os, sys
-sys.path.insert(0, sys.argv[1])
-import zygote
+import json, mmap, os, runpy, sys
+copied_pages = runpy.run_path(sys.argv[1])["load"]("kernel").kernel.copied_pages
 size = mmap.PAGESIZE
 area = mmap.mmap(-1, 64 * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 area[:] = b"x" * (64 * size)
@@ -326,17 +336,16 @@ start = ctypes.addressof(ctypes.c_char.from_buffer(area))
 read, write = os.pipe()
 if os.fork() == 0:
     areas = [(start, start + 64 * size)]
-    before = zygote.copied_pages(areas)
+    before = copied_pages(areas)
     for page in (3, 4, 20, 22):
         area[page * size] = 1
-    after = zygote.copied_pages(areas)
+    after = copied_pages(areas)
     found = [[((a - start) // size, b // size) for a, b in each] for each in (before, after)]
     os.write(write, json.dumps(found).encode())
     os._exit(0)
 print(os.read(read, 4096).decode())
 """
-    folder = str(Path(zygote.__file__).parent)
-    out = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, check=True, text=True)
+    out = subprocess.run([sys.executable, "-c", code, zygote.PROGRAM], capture_output=True, check=True, text=True)
     before, after = json.loads(out.stdout)
     assert before == []
     assert after == [[3, 2], [20, 3]]  # 21 is between two that changed

@@ -2,7 +2,7 @@
 
 Pure but for the links that it keeps.  What is asked for often within a short time gets one; there are only a few at a
 time, and those that nobody asks for any more are let go.  Whether a module may be imported ahead is the zygote's
-business (`zygote.Template`); what it objected to is not asked for again.
+business (`zygote.template`); what it objected to is not asked for again.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def _kind(settings: Settings, python: Path, installed: tuple[tuple[str, int], ..
 
 @functools.cache
 def _program() -> str:
-    files = [Path(zygote.__file__), Path(zygote.__file__).with_name("plain.py")]
+    files = sorted(Path(zygote.PROGRAM).parent.glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
@@ -208,7 +208,7 @@ def _spawn(directory: Path, python: Path, settings: Settings, name: str) -> Chil
         environment |= {faults.VARIABLE: os.environ[faults.VARIABLE], zygote.FAULTS: faults.__file__}
     with (directory / f"{name}.log").open("wb") as output:
         return subprocess.Popen(
-            [str(python), zygote.__file__, json.dumps({"name": name, **settings.written(python)})],
+            [str(python), zygote.PROGRAM, json.dumps({"name": name, **settings.written(python)})],
             cwd=directory,
             env=environment,
             stdin=subprocess.DEVNULL,

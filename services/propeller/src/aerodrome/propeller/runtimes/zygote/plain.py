@@ -6,7 +6,7 @@ Plain is what only imports, defines functions and classes, and binds names to co
 decorators, base classes and calls are those of a short list, none of which runs the user's code or looks around.  What
 is not known to be plain is not plain, which costs time and nothing else.
 
-Like the zygote, which loads it, this file runs in the chosen environment: any Python from 3.9 on, nothing but the
+Like the rest of the zygote, this file runs in the chosen environment: any Python from 3.9 on, nothing but the
 standard library, nothing of ours.
 """
 

@@ -1,0 +1,241 @@
+"""The attempt: what runs in the forked child, from the fork to the end of the process."""
+
+from __future__ import annotations
+
+import atexit
+import base64
+import builtins
+import contextlib
+import os
+import select
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import types
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from . import kernel
+from .commands import Command, interpret, needs_fresh_process
+from .distributions import DistributionError, Distributions
+from .faults import point
+from .messages import receive, send
+from .notes import write_json
+from .preloaded import Preloaded
+from .proc import MARKER
+from .streams import redirect
+from .template import Template
+
+NICENESS = 5
+OOM_SCORE = 300
+
+
+class StartError(Exception):
+    """An attempt that cannot start for a reason that a person has to remove."""
+
+
+class Attempt:
+    """The forked child: prepared ahead of need, then one job."""
+
+    def __init__(
+        self,
+        control: socket.socket,
+        preloaded: Preloaded,
+        distributions: Distributions,
+        template: Template | None = None,
+    ) -> None:
+        self._template = template
+        self._control = control
+        self._preloaded = preloaded
+        self._distributions = distributions
+        self._pid = os.getpid()
+
+    def live(self) -> NoReturn:
+        """Prepare, wait for the job, do it, and leave the process."""
+        code = 70
+        try:
+            self._prepare()
+            job = receive(self._control)
+            if job is None:
+                os._exit(0)
+            code = 1
+            try:
+                code = self._perform(job)
+            except StartError as error:
+                sys.stderr.write(f"{error}\n")
+                send(self._control, {"start_error": str(error)})
+                code = 128
+        except BaseException:  # noqa: BLE001  (nothing may escape into the copy of the zygote's own loop)
+            traceback.print_exc()
+        finally:
+            with contextlib.suppress(Exception):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code)
+
+    def _prepare(self) -> None:
+        os.setsid()
+        kernel.become_subreaper()
+        signal.set_wakeup_fd(-1)
+        for number in signal.valid_signals():
+            if signal.getsignal(number) not in (signal.SIG_DFL, None):
+                with contextlib.suppress(OSError, ValueError):
+                    signal.signal(number, signal.SIG_DFL)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        keep = {0, 1, 2, self._control.fileno()}
+        for name in os.listdir("/proc/self/fd"):
+            if int(name) not in keep:
+                with contextlib.suppress(OSError):
+                    os.close(int(name))
+        os.nice(NICENESS)
+        kernel.obey_permissions()
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write(str(OOM_SCORE))
+        if not _is_waiting(self._control):
+            self._preloaded.copy_ahead()
+        self._preloaded.renew_in_child()
+
+    def _perform(self, job: Mapping[str, Any]) -> int:
+        folder: str = job["folder"]
+        environment: dict[str, str] = job["environment"]
+        redirect(job["log"])
+        lay_secrets(job["secrets"]["folder"], job["secrets"]["files"])
+        for needed in (folder, environment["TMPDIR"], *job["volumes"]):
+            os.makedirs(needed, mode=0o700, exist_ok=True)
+        kernel.mark(environment.get(MARKER, ""))
+        kernel.name_process(job["name"])
+        os.environ.clear()
+        os.environ.update(environment)
+        time.tzset()
+        tempfile.tempdir = environment["TMPDIR"]  # as it is found, but for a file that is made to see whether one can
+        sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))
+        os.chdir(folder)
+        try:
+            command = interpret(job["argv"], folder)
+        except ValueError as error:
+            raise StartError(str(error)) from error
+        script = os.path.join(os.path.dirname(job["python"]), command.name) if command.name else ""
+        fork = bool(command.name) and self._preloaded.entrypoint is not None and not needs_fresh_process(environment)
+        template = self._template
+        if template is not None and not template.fits(command, environment, self._distributions):
+            fork, template = False, None  # a new process imports nothing but what it is to import
+        if fork or command.distribution:
+            self._preloaded.renew_for_job(environment)
+        sys.path[:] = [p for p in environment.get("PYTHONPATH", "").split(os.pathsep) if p] + self._preloaded.path
+        if command.distribution:
+            fetch = None if self._preloaded.is_missing else self._preloaded.fetch
+            try:
+                if template is not None and fork:
+                    template.settle_in(folder, job.get("recycled"))
+                else:
+                    self._distributions.lay(command.distribution, folder, fetch)
+            except DistributionError as error:
+                raise StartError(str(error)) from error
+            given = os.environ.get("PYTHONPATH")
+            os.environ["PYTHONPATH"] = folder if not given else given + os.pathsep + folder
+            sys.path.insert(0, folder)
+        else:
+            sys.path.insert(0, os.path.dirname(script))
+        if job["working_dir"] and not command.distribution:
+            os.chdir(job["working_dir"])
+        if not fork:
+            self._execute(command, job)
+        self._control.close()
+        self._become_main(script, command.arguments)
+        point("task.begins")
+        code = self._call(command)
+        self._finish(code, job["record"])
+        return code
+
+    def _execute(self, command: Command, job: Mapping[str, Any]) -> NoReturn:
+        if command.name:
+            if self._preloaded.is_missing:
+                raise StartError(
+                    f"the environment of {job['python']} cannot run {command.name}: {self._preloaded.problem}; "
+                    "install flytekit there, or let the image name select another environment"
+                )
+            argv = [job["python"], "-m", "flytekit.bin.entrypoint", command.name, *command.arguments]
+        else:
+            argv = command.arguments
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+        try:
+            os.execvp(argv[0], argv)
+        except FileNotFoundError as error:
+            raise StartError(
+                f"there is no executable {argv[0]!r} on this machine or in the environment of {job['python']}; "
+                "install it, or let the image name select an environment that has it"
+            ) from error
+        except OSError as error:
+            raise StartError(f"{argv[0]!r} cannot be executed: {error.strerror}") from error
+
+    @staticmethod
+    def _become_main(script: str, arguments: list[str]) -> None:
+        """Give the process the `__main__` that it would have, had it been started by flytekit's script."""
+        main = types.ModuleType("__main__")
+        main.__file__ = script
+        main.__dict__["__builtins__"] = builtins
+        sys.modules["__main__"] = main
+        sys.argv[:] = [script, *arguments]
+        if hasattr(sys, "orig_argv"):
+            sys.orig_argv[:] = [sys.executable, script, *arguments]
+
+    def _call(self, command: Command) -> int:
+        entrypoint = self._preloaded.entrypoint
+        function = entrypoint.execute_task_cmd if command.name == "pyflyte-execute" else entrypoint.map_execute_task_cmd
+        try:
+            function.main(args=command.arguments, prog_name=command.name)
+        except SystemExit as leave:
+            if leave.code is None:
+                return 0
+            if isinstance(leave.code, int):
+                return leave.code & 0xFF
+            print(leave.code, file=sys.stderr)  # noqa: T201  (as the interpreter does)
+            return 1
+        except BaseException:  # noqa: BLE001  (as the interpreter does at its outermost frame)
+            sys.excepthook(*sys.exc_info())
+            return 1
+        return 0
+
+    def _finish(self, code: int, record: str) -> None:
+        """What the interpreter does before it ends, then a note of the exit code in case the zygote is gone."""
+        for step in (getattr(threading, "_shutdown", None), getattr(atexit, "_run_exitfuncs", None)):
+            if step is not None:
+                try:
+                    step()
+                except BaseException:  # noqa: BLE001  (an exit handler's trouble is printed and does not change the code)
+                    traceback.print_exc()
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        if os.getpid() == self._pid:  # not in a process that user code forked and that came back here
+            point("task.done")
+            with contextlib.suppress(OSError):
+                write_json(record + ".leaving", {"code": code, "finished": time.time()})
+            point("task.leaving")
+
+
+def _is_waiting(connection: socket.socket) -> bool:
+    """Whether something can be read from a connection at once."""
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def lay_secrets(folder: str, files: Mapping[str, str]) -> None:
+    """Write the secrets of an attempt (base 64, by relative path) where nobody else may read them."""
+    for relative, content in files.items():
+        path = os.path.join(folder, relative)
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(base64.b64decode(content))

@@ -1,0 +1,131 @@
+"""What a zygote imported ahead of need, and what must be renewed in each fork of it."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import importlib.util
+import os
+import random
+import sys
+import tempfile
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+from . import kernel
+from .proc import has_idle_core, thread_count
+
+
+class Preloaded:
+    """What the zygote imported ahead of need; never user code."""
+
+    def __init__(self) -> None:
+        self.entrypoint: Any = None
+        """flytekit's entry point, if commands can be run in a fork."""
+        self.version: str | None = None
+        self.problem: str | None = None
+        """Why commands cannot be run in a fork, for people."""
+        self.is_missing = False
+        """Whether there is no flytekit that works, so that its commands cannot be run at all."""
+        self.randoms: list[random.Random] = []
+        self.path: list[str] = list(sys.path)
+        self.touched: list[tuple[int, int]] = []
+        """Start and size of the memory that a task touches."""
+
+    def load(self) -> None:
+        """Import flytekit's entry point, and warm what each task would otherwise warm for itself."""
+        try:
+            entrypoint = importlib.import_module("flytekit.bin.entrypoint")
+        except ImportError as error:
+            self.problem, self.is_missing = f"flytekit cannot be imported: {error}", True
+            return
+        except Exception as error:  # noqa: BLE001  (a broken package raises anything; whoever uses it is told)
+            self.problem, self.is_missing = f"importing flytekit failed: {type(error).__name__}: {error}", True
+            traceback.print_exc()
+            return
+        self.version = str(getattr(module("flytekit"), "__version__", "unknown"))
+        if thread_count() > 1:
+            self.problem = "importing flytekit starts threads in this environment"
+            return
+        parser = module("docstring_parser")
+        if parser is not None:
+            parser.parse("Sum.\n\nArgs:\n    a: one\n\nReturns:\n    it\n")  # compiles its many expressions
+        connector = module("flytekit.extend.backend.base_connector")
+        if connector is not None and hasattr(connector, "local_connector_loop"):
+            connector.local_connector_loop.close()  # a loop must not be shared by forks; each child makes its own
+        self.entrypoint = entrypoint
+
+    def skip(self, problem: str) -> None:
+        """Import nothing, because of `problem`."""
+        self.problem = problem
+        self.is_missing = importlib.util.find_spec("flytekit") is None
+
+    def copy_ahead(self) -> None:
+        """Copy the memory that a task will touch, where the kernel can do it at once (Linux 5.14).
+
+        It costs some CPU more than it saves the task, so it is done only while a core has nothing better to do.
+        """
+        if not has_idle_core():
+            return
+        for start, size in self.touched:
+            if not kernel.populate(start, size):
+                return
+
+    def settle(self) -> None:
+        """Make what is loaded immovable, so that forks share its memory."""
+        gc.collect()
+        self.randoms += [each for each in gc.get_objects() if issubclass(type(each), random.Random)]
+        gc.freeze()
+
+    def renew_in_child(self) -> None:
+        """Whatever must differ from one fork to the next and does not depend on the job."""
+        for generator in self.randoms:
+            generator.seed()
+        numpy_random = module("numpy.random")
+        if numpy_random is not None:
+            numpy_random.seed()
+        connector = module("flytekit.extend.backend.base_connector")
+        if connector is not None and hasattr(connector, "local_connector_loop"):
+            connector.local_connector_loop = module("asyncio").new_event_loop()
+
+    def renew_for_job(self, environment: Mapping[str, str]) -> None:
+        """Repeat what flytekit does at import with the environment and the temporary folder of the job."""
+        if self.entrypoint is None:
+            return
+        if any(
+            name.startswith("FLYTE_SDK_") for name in environment
+        ):  # without any, the zygote's own loggers are right
+            loggers = module("flytekit.loggers")
+            for logger in (loggers.logger, loggers.user_space_logger, loggers.developer_logger):
+                logger.handlers.clear()
+            loggers.initialize_global_loggers()
+            if environment.get("FLYTE_SDK_RICH_TRACEBACKS") == "0":
+                sys.excepthook = sys.__excepthook__
+        configuration = module("flytekit.configuration")
+        config = configuration.Config
+        before = config.local_sandbox_path
+        config.local_sandbox_path = tempfile.mkdtemp(prefix="flyte")
+        defaults = config.__init__.__defaults__
+        config.__init__.__defaults__ = tuple(config.local_sandbox_path if each == before else each for each in defaults)
+        persistence = module("flytekit.core.data_persistence")
+        persistence.flyte_tmp_dir = tempfile.mkdtemp(prefix="flyte-")
+        access = persistence.FileAccessProvider(
+            local_sandbox_dir=os.path.join(persistence.flyte_tmp_dir, "sandbox"),
+            raw_output_prefix=os.path.join(persistence.flyte_tmp_dir, "raw"),
+            data_config=configuration.DataConfig.auto(),
+        )
+        context_manager = module("flytekit.core.context_manager")
+        persistence.default_local_file_access_provider = access
+        context_manager.default_local_file_access_provider = access
+        context_manager.FlyteContextManager.initialize()
+
+    def fetch(self, reference: str, path: str) -> None:
+        """Bring a remote file here by flytekit's own storage drivers and their configuration."""
+        context_manager: Any = importlib.import_module("flytekit.core.context_manager")
+        context_manager.FlyteContextManager.current_context().file_access.get_data(reference, path)
+
+
+def module(name: str) -> Any:
+    """A module that may have been imported; None if it was not."""
+    return sys.modules.get(name)
