@@ -7,7 +7,9 @@ import os
 import shutil
 import stat
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -333,3 +335,27 @@ async def test_a_small_directory_is_frozen_like_a_large_one(tmp_path: Path) -> N
             with pytest.raises(PermissionDenied):
                 await storage.write(storage.join(str(size), "more.pb"), b"y")
         await storage.freeze(storage.join("nothing"))
+
+
+@pytest.mark.parametrize("waited_for", ["the disk", "a processor"])
+async def test_only_a_slow_disk_sends_accesses_to_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waited_for: str
+) -> None:
+    queued = [0.0]
+    where: list[int] = []
+    monkeypatch.setattr(local_module._Pace, "_queued", lambda _: queued[0])
+    read = LocalStorage._read
+
+    def slow(*arguments: Any) -> bytes | None:
+        if not where:
+            time.sleep(2 * local_module.VERY_SLOW_SECONDS)
+            queued[0] += 2 * local_module.VERY_SLOW_SECONDS if waited_for == "a processor" else 0.0
+        where.append(threading.get_ident())
+        return read(*arguments)
+
+    async with LocalStorage(str(tmp_path)) as storage:
+        await storage.write(storage.join("object"), b"x")
+        monkeypatch.setattr(LocalStorage, "_read", slow)
+        assert [await storage.read(storage.join("object")) for _ in range(2)] == [b"x", b"x"]
+    assert where[0] == threading.get_ident()
+    assert (where[1] == where[0]) == (waited_for == "a processor")

@@ -1,8 +1,9 @@
 """Files below a few root directories, reached without ever being led outside.
 
-A path is walked one component at a time, each opened relative to the one before without following links, so nothing
-that happens to the directories meanwhile can lead anywhere else.  A link whose target lies inside is followed by
-walking the target's own path in the same manner; one that leads outside is refused.  Everything here blocks.
+A directory is opened by its whole path and then asked where it is; unless that is where it should be, the path is
+walked one component at a time, each opened relative to the one before without following links, so nothing that happens
+to the directories meanwhile can lead anywhere else.  A link whose target lies inside is followed by walking the
+target's own path in the same manner; one that leads outside is refused.  Everything here blocks.
 """
 
 from __future__ import annotations
@@ -279,8 +280,28 @@ def translated(reference: str) -> Iterator[None]:
         raise Unavailable(f"[{shown}] cannot be accessed now: {error.strerror or error}") from error
 
 
+def _straight(root: Root, parts: Sequence[str]) -> int | None:
+    """The directory `parts` below the root, open, if its path leads there without any link; None asks for a walk.
+
+    Opening a directory only for its place has no effect, wherever a link on the way may lead.
+    """
+    try:
+        fd = os.open("/".join(parts), _WALK, dir_fd=root.fd)
+    except OSError:
+        return None
+    try:
+        if os.readlink(f"/proc/self/fd/{fd}") == "/".join((root.real.rstrip("/"), *parts)):
+            return fd
+    except OSError:  # there is no /proc
+        pass
+    os.close(fd)
+    return None
+
+
 def _walk(place: Place, parts: Sequence[str], *, create: bool) -> int:
     """The directory `parts` below the root, open; the caller closes it."""
+    if len(parts) > 1 and (straight := _straight(place.root, parts)) is not None:
+        return straight
     fd = os.dup(place.root.fd)
     try:
         for at, part in enumerate(parts):

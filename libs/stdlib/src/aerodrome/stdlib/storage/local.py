@@ -8,12 +8,13 @@ kept: whoever serves a file goes by its name.
 
 Small objects are read and written right on the event loop: that takes tens of microseconds, less than handing the work
 to a thread.  As soon as such accesses take longer than `SLOW_SECONDS` (a cold or distant disk), everything goes to
-threads for a while; a single one may only have lost the processor.
+threads for a while; the time in which one only waited for a processor does not count.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
@@ -93,12 +94,14 @@ class LocalStorage:
 
     async def __aenter__(self) -> Self:
         self._opened = await asyncio.to_thread(Roots, self._paths)
+        self._pace.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         if self._opened is not None:
             self._opened.close()
             self._opened = None
+            self._pace.close()
 
     @property
     def base(self) -> str:
@@ -315,11 +318,13 @@ class LocalStorage:
             os.close(fd)
 
     def _freeze_small(self, place: Place) -> bool:
-        """Whether it is a file or a directory of a few files, which is read-only now."""
+        """Whether it is a file or a directory of a few files, which is read-only now, or nothing at all."""
         if not place.parts:
             return False
+        seen = False
         try:
             with self._roots.directory(place) as (fd, real):
+                seen = True
                 with os.scandir(fd) as found:
                     entries = list(islice(found, FREEZE_INLINE + 1))
                 if len(entries) > FREEZE_INLINE or not all(each.is_file(follow_symlinks=False) for each in entries):
@@ -330,6 +335,8 @@ class LocalStorage:
                 os.fchmod(fd, os.fstat(fd).st_mode & ~0o222)
         except NotADirectoryError:
             return self._freeze_file(place)
+        except FileNotFoundError:
+            return not seen  # else a file of it went away meanwhile, and there may be more
         except (OSError, NotFound):
             return False  # whatever it is, the thorough way finds it too, and says so
         return True
@@ -485,6 +492,27 @@ class _Pace:
         self._lanes = _Lanes()
         self._slow = 0
         self._quick = 0
+        self._statistics = -1
+
+    def open(self) -> None:
+        """To be called in the thread of the loop: what it waits for is watched."""
+        with contextlib.suppress(OSError):  # another kernel, or no /proc: then every delay counts
+            self._statistics = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        statistics, self._statistics = self._statistics, -1
+        if statistics >= 0:
+            os.close(statistics)
+
+    def _queued(self) -> float:
+        """Seconds that the loop's thread has been ready and had no processor, ever; 0 if nobody tells."""
+        if self._statistics < 0:
+            return 0.0
+        try:
+            return int(os.pread(self._statistics, 96, 0).split()[1]) / 1e9
+        except (OSError, IndexError, ValueError):  # the thread is gone, or the kernel does not count
+            self.close()
+            return 0.0
 
     async def run(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         started = time.perf_counter()
@@ -494,11 +522,14 @@ class _Pace:
             self._spent = 0.0
             await asyncio.sleep(0)
             started = time.perf_counter()
+        queued = self._queued()
         try:
             return call(*args, **kwargs)
         finally:
             took = time.perf_counter() - started
             self._spent += took
+            if took > SLOW_SECONDS:
+                took -= self._queued() - queued  # a machine with much to do says nothing about its disk
             if took > SLOW_SECONDS:
                 self._slow = 1 if self._quick >= QUICK_BETWEEN else self._slow + 1
                 self._quick = 0
