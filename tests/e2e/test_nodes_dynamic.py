@@ -28,6 +28,13 @@ def eager(registered: Registered) -> list[FlyteWorkflowExecution]:
 
 
 @pytest.fixture(scope="module", autouse=True)
+def leaving_eager(registered: Registered) -> FlyteWorkflowExecution:
+    """One that takes its time to leave."""
+    workflow = registered.remote.fetch_workflow(name="nodes.eagerly_leaving", version=registered.version)
+    return registered.remote.execute(workflow, inputs={"value": 1})
+
+
+@pytest.fixture(scope="module", autouse=True)
 def aborted_eager(
     registered: Registered, seen: Seen, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Future[tuple[FlyteWorkflowExecution, int]]]:
@@ -119,6 +126,13 @@ def test_eager_workflows_give_their_slots_to_what_they_wait_for(
     for execution in eager:
         assert seen.finished(execution) == "SUCCEEDED"
         assert registered.finish(execution).outputs["o0"] == 3
+
+
+def test_an_eager_workflow_ends_although_the_sdk_still_looks_after_what_it_launched(
+    leaving_eager: FlyteWorkflowExecution, registered: Registered, seen: Seen
+) -> None:
+    assert seen.finished(leaving_eager) == "SUCCEEDED"
+    assert registered.finish(leaving_eager).outputs["o0"] == 2
 
 
 def test_an_abort_reaches_what_an_eager_workflow_launched(

@@ -1,5 +1,6 @@
 """Launch plans inside workflows, gates, dynamic workflows, and what of them is recovered."""
 
+import atexit
 import functools
 import os
 import time
@@ -264,6 +265,13 @@ def tidy_around(value: int, folder: str) -> int:
 async def eagerly(value: int) -> int:
     launched = child(value=value)
     return plus_one(value=launched)
+
+
+@eager
+async def eagerly_leaving(value: int) -> int:
+    """While it leaves, the SDK's thread that looks after what it launched gets to publish its deck once more."""
+    atexit.register(time.sleep, 3.0)
+    return plus_one(value=value)
 
 
 @eager

@@ -206,7 +206,8 @@ class Attempt:
 
     def _finish(self, code: int, record: str) -> None:
         """What the interpreter does before it ends, then a note of the exit code in case the zygote is gone."""
-        for step in (getattr(threading, "_shutdown", None), getattr(atexit, "_run_exitfuncs", None)):
+        steps = getattr(threading, "_shutdown", None), stop_controllers, getattr(atexit, "_run_exitfuncs", None)
+        for step in steps:
             if step is not None:
                 try:
                     step()
@@ -220,6 +221,20 @@ class Attempt:
             with contextlib.suppress(OSError):
                 write_json(record + ".leaving", {"code": code, "finished": time.time()})
             point("task.leaving")
+
+
+def stop_controllers() -> None:
+    """Stop the SDK's threads that look after what an eager task launched, and wait until they have.
+
+    The SDK's own exit handlers do that too late: one of them stops the loop by which such a thread publishes its deck,
+    and a later one waits for the thread.  If it publishes just then, it waits for that loop, and no exit comes.
+    """
+    for thread in threading.enumerate():
+        controller = getattr(getattr(thread, "_target", None), "__self__", None)
+        stopping = getattr(controller, "stopping_condition", None)
+        if isinstance(stopping, threading.Event) and type(controller).__module__ == "flytekit.core.worker_queue":
+            stopping.set()
+            thread.join()
 
 
 def _is_waiting(connection: socket.socket) -> bool:
