@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from aerodrome.plugins import quantity
 from aerodrome.plugins.api import Failure, PluginError, TaskContext
 from aerodrome.plugins.config import CoPilotConfig, K8sPluginConfig
-from aerodrome.plugins.pods import DEFAULTED, PodSettings, build_pod
+from aerodrome.plugins.pods import DEFAULTED, GIVES_WAY, PodSettings, build_pod
 from aerodrome.plugins.pods.copilot import CoPilotStorage
 from aerodrome.plugins.pods.secrets import file_path, secrets_of, variable_name
 from aerodrome.stdlib.errors import InvalidArgument
@@ -186,6 +186,12 @@ class TestEnvironment:
             {"configMapRef": {"name": "c", "optional": True}},
             {"secretRef": {"name": "s", "optional": True}},
         ]
+
+
+def test_an_eager_task_gives_way_to_what_it_launches(make_task: Make, make_context: Make) -> None:
+    eager = make_task(metadata=tasks_pb2.TaskMetadata(is_eager=True))
+    assert build(make_context(eager))["metadata"]["annotations"][GIVES_WAY] == "true"
+    assert GIVES_WAY not in build(make_context())["metadata"]["annotations"]
 
 
 class TestResources:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -201,24 +202,38 @@ def test_a_key_reads_as_a_path() -> None:
 
 
 def test_a_process_is_idle_after_a_while_without_work() -> None:
-    activity = Activity(0.0)
+    activity = Activity()
     assert not activity.observe(1.0, 0.5)  # the first sample says nothing about the rate
-    seen = [activity.observe(float(now), 0.5) for now in (2, 3, 4, 5)]
-    assert seen == [False, False, True, True]
-    assert activity.observe(6.0, 0.505)  # half a percent is still idle
-    assert not activity.observe(7.0, 0.6)
+    assert [activity.observe(float(now), 0.5) for now in (2, 3, 4)] == [False, True, True]
+    assert activity.observe(5.0, 0.6)  # as much as asking a server takes
+    assert not activity.observe(6.0, 1.2)
 
 
-@given(st.lists(st.tuples(st.floats(0.1, 5), st.booleans()), max_size=30))
-def test_only_the_last_seconds_decide_about_idleness(samples: list[tuple[float, bool]]) -> None:
-    now, used, busy_at = 0.0, 0.0, None
-    activity = Activity(now)
-    for elapsed, works in samples:
+@given(st.floats(0.0, 2.0), st.floats(0.0, 0.09), st.lists(st.floats(0.9, 1.3), min_size=3, max_size=20))
+def test_a_process_that_asks_a_server_every_two_seconds_is_idle(
+    first: float, question_seconds: float, waits: list[float]
+) -> None:
+    activity, now = Activity(), 0.0
+    for wait in waits:
+        now += wait
+        questions = max(0, math.floor((now - first) / 2.0) + 1)
+        idle = activity.observe(now, questions * question_seconds)
+        assert idle == (now - waits[0] >= IDLE_AFTER_SECONDS)
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 5), st.floats(0.0, 1.0)), max_size=30))
+def test_what_works_or_waits_for_a_processor_is_never_idle(samples: list[tuple[float, float]]) -> None:
+    activity, now, used, waited = Activity(), 0.0, 0.0, 0.0
+    for elapsed, share in samples:
         now += elapsed
-        used += elapsed * 0.5 if works else 0.0
-        if works or busy_at is None:
-            busy_at = now
-        assert activity.observe(now, used) == (now - busy_at > IDLE_AFTER_SECONDS)
+        used += elapsed * share
+        waited += elapsed * (1.0 - share)
+        assert not activity.observe(now, used, waited)
+
+
+def test_what_waits_for_those_that_it_launched_is_idle_whatever_that_costs() -> None:
+    activity = Activity(gives_way=True)
+    assert [activity.observe(float(now), now * 1.0) for now in (1, 2, 3, 4)] == [False, False, True, True]
 
 
 holders = st.lists(st.builds(Holder, st.booleans(), st.integers(0, 8)), max_size=10)

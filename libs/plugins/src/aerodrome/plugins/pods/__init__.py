@@ -30,6 +30,8 @@ from aerodrome.plugins.templating import render
 
 DEFAULTED: Final = "aerodrome/defaulted-resources"
 """Annotation: resources of the primary container that nobody asked for, so that a runtime may size them as it likes."""
+GIVES_WAY: Final = "aerodrome/gives-way"
+"""Annotation of an eager task: it waits for executions that it launches, which need the place that it would hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,8 @@ def build_pod(context: TaskContext, settings: PodSettings) -> V1Pod:
     annotations = {**template.annotations, **target.annotations}
     if defaulted := _defaulted(target, context, config, template):
         annotations[DEFAULTED] = ",".join(defaulted)
+    if context.task.metadata.is_eager:
+        annotations[GIVES_WAY] = "true"
     if _ends_with_primary(context, target):
         annotations[PRIMARY_NAME] = target.primary
     return {

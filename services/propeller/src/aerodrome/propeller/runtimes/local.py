@@ -668,7 +668,7 @@ class LocalRuntime:
     def _has_started(self, attempt: _Attempt, process: Mapping[str, Any]) -> None:
         attempt.pid, attempt.start, attempt.started = process["pid"], process["start"], process["started"]
         attempt.state = State.RUNNING
-        attempt.activity = Activity(self._clock.boottime())
+        attempt.activity = Activity(gives_way=attempt.plan is not None and attempt.plan.gives_way)
         faults.point("pod.running")
         self._changed(attempt)
 
@@ -875,12 +875,13 @@ class LocalRuntime:
         if not running:
             self._admit()
             return
-        table = await asyncio.to_thread(zygote.processes)
+        seen = await asyncio.to_thread(_look, [attempt.pid for attempt in running if attempt.pid is not None])
         now = self._clock.boottime()
         for attempt in running:
-            if attempt.activity is not None and attempt.pid is not None:
-                family = zygote.descendants(table, [attempt.pid])
-                attempt.idle = attempt.activity.observe(now, sum(each.cpu_seconds for each in family.values()))
+            if attempt.activity is not None and attempt.pid in seen:
+                family, waited_seconds = seen[attempt.pid]
+                cpu_seconds = sum(each.cpu_seconds for each in family.values())
+                attempt.idle = attempt.activity.observe(now, cpu_seconds, waited_seconds)
                 await self._limit_memory(attempt, family)
         self._admit()
 
@@ -925,6 +926,13 @@ class LocalRuntime:
                 removed = await asyncio.to_thread(self._directory.forget_logs, before)
                 if removed:
                     log.info("old logs were removed", logs=removed)
+
+
+def _look(pids: Iterable[int]) -> dict[int, tuple[dict[int, zygote.Process], float]]:
+    """Of each attempt, by its first process: all its processes, and how long they have waited for a processor."""
+    table = zygote.processes()
+    families = {pid: zygote.descendants(table, [pid]) for pid in pids}
+    return {pid: (family, zygote.waited_seconds(family)) for pid, family in families.items()}
 
 
 def end_processes(pid: int, start: int, marker: str, grace_seconds: float) -> None:

@@ -25,6 +25,8 @@ WARNING = "aerodrome/warning"
 PRIMARY = "primary_container_name"
 DEFAULTED = "aerodrome/defaulted-resources"
 """Resources that nobody asked for: the platform's defaults, which say nothing on a single machine."""
+GIVES_WAY = "aerodrome/gives-way"
+"""Whether the attempt mostly waits for what it launches."""
 
 COPILOT = "/bin/flyte-copilot"
 """What the helper containers of raw containers run."""
@@ -84,6 +86,8 @@ class Plan:
     warnings: tuple[str, ...]
     grace: timedelta | None
     """The pod's own time between SIGTERM and SIGKILL."""
+    gives_way: bool
+    """Whether it mostly waits for what it launches, and must not keep that from running."""
 
 
 class State(enum.Enum):
@@ -186,6 +190,7 @@ def plan(pod: Pod, machine: Machine) -> Plan:
         mounts=_mounts(spec, container),
         warnings=tuple(warnings),
         grace=None if grace is None else timedelta(seconds=float(grace)),
+        gives_way=(pod["metadata"].get("annotations") or {}).get(GIVES_WAY) == "true",
     )
 
 

@@ -47,6 +47,7 @@ from .proc import (
     process,
     processes,
     send_signal,
+    waited_seconds,
 )
 
 __all__ = [
@@ -72,6 +73,7 @@ __all__ = [
     "processes",
     "read_json",
     "send_signal",
+    "waited_seconds",
     "write_json",
 ]
 

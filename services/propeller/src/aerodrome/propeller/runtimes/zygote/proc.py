@@ -47,6 +47,17 @@ def processes() -> dict[int, Process]:
     return {each.pid: each for each in found if each is not None}
 
 
+def waited_seconds(pids: Iterable[int]) -> float:
+    """How long their living threads were able to run and had no processor; 0 where nobody counts it."""
+    waited = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):  # it ended, or the kernel keeps no such account
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/schedstat", "rb") as file:
+                    waited += int(file.read().split()[1])
+    return waited / 1e9
+
+
 def is_alive(pid: int, start: int) -> bool:
     """Whether the process that had this pid and start time still runs; a zombie does not."""
     found = process(pid)
