@@ -7,6 +7,7 @@ is refused as stale, the execution is dropped here at once; another holder goes 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -77,6 +78,9 @@ _ITEMS_PER_WEIGHT = 10
 _PREPARE_CHUNK = 256
 _PREPARE_PATIENCE = 0.02
 """Seconds to wait for preparations before what else there is goes to the journal without them."""
+_LINGER = 0.1
+"""Seconds for which what nobody waits for may wait for company on its way to the journal: an append costs the platform
+and its database some milliseconds of CPU, and a map of short tasks has three changes an item to tell of."""
 _AT_HAND_CHUNK = 128
 """Commands that need no waiting and are carried out before others get a turn."""
 _TRIES = 6
@@ -157,12 +161,12 @@ class Execution:
         self._on_drop = on_drop
         self._inbox: list[Observation] = []
         self._wake = asyncio.Event()
+        """Set when there may be something to do, or nothing any more."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._sequence = assignment.last_sequence
         self._transcript: transcript.Transcript | None = None
         self._aborting = False
         """The journal refuses starts: an abort is on its way here."""
-        self._over = asyncio.Event()
         self._broken: Exception | None = None
         """Why a command was not carried out, which therefore nobody will hear of again."""
         self._signals = Signals()
@@ -186,7 +190,7 @@ class Execution:
                 self.post(lambda engine, now: engine.abort(cause, now))
             case "force_abort":
                 self.forced = True
-                self._over.set()
+                self._wake.set()
             case "signal":
                 self._signals.set(control.signal.signal_id, control.signal.value, control.sequence)
             case "child_ended":
@@ -203,6 +207,7 @@ class Execution:
 
         Raises what kept it from being driven on: the lease has to be given back then, for a new start from the journal.
         """
+        watching = asyncio.create_task(self._watch_session(), name=f"watch the lease of {self.name}")
         try:
             await self._drive()
             return True
@@ -214,12 +219,17 @@ class Execution:
             await self._on_drop(self)
             raise
         finally:
+            watching.cancel()
             for task in self._tasks:
                 task.cancel()
             if self.run_view is not None:
                 self.run_view.end()
             if self._measures is not None:
                 self._measures.end()
+
+    async def _watch_session(self) -> None:
+        await self.session.lost.wait()
+        self._wake.set()
 
     async def _drive(self) -> None:
         assignment = self._assignment
@@ -234,16 +244,28 @@ class Execution:
             return
         waiting: list[Transition] = []
         permitted: list[PermittedCommand] = []
+        due: float | None = None
+        """When what lingers goes to the journal at the latest, on the loop's clock; None if nothing does."""
+        urgent = False
         while True:
             step = engine.take()
             self._keep(step)
             waiting.extend(step.transitions)
             permitted.extend(step.permitted)
+            urgent = urgent or not may_linger(step)
             if step.free:
                 await self._free(step)
             if self._inbox and len(waiting) < _APPEND_CHUNK:
                 self._apply(engine)
                 continue
+            if waiting and not urgent and len(waiting) < _APPEND_CHUNK:
+                now = asyncio.get_running_loop().time()
+                due = now + _LINGER if due is None else due
+                if now < due:
+                    await self._wait(engine, due - now)
+                    self._apply(engine)
+                    continue
+            due, urgent = None, False
             if waiting:
                 await self._append(engine, waiting)
                 waiting = []
@@ -540,28 +562,33 @@ class Execution:
         ]
         await self._send(writer, changes)
 
-    async def _wait(self, engine: Engine) -> None:
+    async def _wait(self, engine: Engine, at_most: float | None = None) -> None:
+        """Until there is something to do, or `at_most` seconds have passed, or a time is up that the engine knows.
+
+        Raises LeaseLost if there is nothing to do any more.
+        """
         deadline = engine.next_deadline()
         self._wake.clear()
-        timeout = None if deadline is None else max(deadline - time.time(), 0.0)
-        waits = [
-            asyncio.ensure_future(self._wake.wait()),
-            asyncio.ensure_future(self.session.lost.wait()),
-            asyncio.ensure_future(self._over.wait()),
-        ]
-        assert self._measures is not None
-        self._measures.round_ended()
-        try:
-            await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-        self._measures.round_began()
-        if self.session.lost.is_set() or self._over.is_set():
+        timeout = at_most
+        if deadline is not None:
+            until = max(deadline - time.time(), 0.0)
+            timeout = until if timeout is None else min(until, timeout)
+        if not self._is_over() and self._broken is None:
+            assert self._measures is not None
+            self._measures.round_ended()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._wake.wait()
+            self._measures.round_began()
+        if self._is_over():
             raise LeaseLost
         if self._broken is not None:
             raise self._broken
         engine.tick(time.time())
+
+    def _is_over(self) -> bool:
+        """Whether this process has nothing more to do with the execution."""
+        return self.session.lost.is_set() or self.forced
 
     def _apply(self, engine: Engine) -> None:
         observations, self._inbox = self._inbox, []
@@ -628,6 +655,13 @@ def _weight(transition: transcript.Written) -> int:
         metadata = (transition.detail or {}).get("task_node_metadata")
         return 1 if metadata is None else 1 + metadata.ByteSize() // BYTES_PER_WEIGHT
     return 1
+
+
+def may_linger(step: Step) -> bool:
+    """Whether nobody waits for a step to be durable: it lets nothing begin or end."""
+    return all(isinstance(command, Finalize | FinalizeItem) for command in step.permitted) and not any(
+        isinstance(transition, WorkflowTransition) for transition in step.transitions
+    )
 
 
 def never_began(refused: transcript.Written, *, aborting: bool) -> bool:
