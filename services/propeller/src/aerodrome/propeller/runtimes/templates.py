@@ -17,10 +17,10 @@ from aerodrome.propeller.runtimes import zygote, zygotes
 OFTEN = 3
 """Attempts of the same code, within `RECENTLY_SECONDS`, from which on it is worth a template."""
 RECENTLY_SECONDS = 30.0
-IDLE_SECONDS = 60.0
+IDLE_SECONDS = 45.0
 """A template that had nothing to do for this long is let go."""
 LIMIT = 4
-"""Templates at most, each of which holds some 20 MB of its own, and as many children ahead of need as a zygote."""
+"""Templates at most, each of which holds some 60 MB of its own, and as many children ahead of need as a zygote."""
 _REMEMBERED = 256
 
 

@@ -438,6 +438,7 @@ class Zygote:
         try:
             self._template = Template.load(reference, module, self._distributions)
             self._preloaded.settle()
+            kernel.use_large_pages()
             self._listen()
             self._serve()
         finally:
