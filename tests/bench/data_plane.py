@@ -105,6 +105,33 @@ def register_flawed(platform: Platform, count: int) -> str:
     return name
 
 
+def register_parent(platform: Platform, child: str, count: int) -> str:
+    """A workflow that starts the launch plan `child` so many times, at once; its name."""
+    name = f"parent_of_{count}"
+    workflow = WorkflowTemplate(id=_id(WORKFLOW, name))
+    workflow.interface.inputs.variables["value"].CopyFrom(Variable(type=INT))
+    for number in range(count):
+        node = workflow.nodes.add(id=f"n{number}")
+        node.workflow_node.launchplan_ref.CopyFrom(_id(LAUNCH_PLAN, child))
+        _bind(node)
+    _register_workflow(platform, workflow)
+    return name
+
+
+def register_nest(platform: Platform, innermost: str, depth: int) -> list[str]:
+    """Launch plans, each of which starts the one before it, and the first one `innermost`; their names."""
+    names = [innermost]
+    for number in range(depth):
+        workflow = WorkflowTemplate(id=_id(WORKFLOW, f"nest_{number}"))
+        workflow.interface.inputs.variables["value"].CopyFrom(Variable(type=INT))
+        node = workflow.nodes.add(id="n0")
+        node.workflow_node.launchplan_ref.CopyFrom(_id(LAUNCH_PLAN, names[-1]))
+        _bind(node)
+        _register_workflow(platform, workflow)
+        names.append(workflow.id.name)
+    return names[1:]
+
+
 def abort(platform: Platform, workflow: str, count: int) -> float:
     """Seconds from the request to the poll that saw the execution aborted, with `count` nodes running."""
     request = ExecutionCreateRequest(project=PROJECT, domain=DOMAIN, name=f"d{time.time_ns():x}"[:20])

@@ -29,7 +29,7 @@ import notifying
 import scheduling
 import uvloop
 from platform_under_test import Platform, Usage
-from shapes import CHAIN, ECHO_ITEMS, ECHOES, FAN, ITEMS
+from shapes import CHAIN, CHILDREN, ECHO_ITEMS, ECHOES, FAN, ITEMS
 
 from aerodrome.stdlib import logger
 from aerodrome.stdlib.config import LoggerConfig
@@ -172,6 +172,24 @@ def recovery(platform: Platform) -> Iterator[Figure]:
     """All but one node succeeded."""
     taken = data_plane.recover(platform, data_plane.register_flawed(platform, ECHOES))
     yield Figure(f"recovery of {ECHOES:,} nodes, until the failed one runs", taken, "s", at_most=10)
+
+
+def children(platform: Platform) -> Iterator[Figure]:
+    """Launch plans that one execution starts, and those inside each other; a tenth first, to see the growth."""
+    child = data_plane.register_echoes(platform, 1)
+    for count in (CHILDREN // 10, CHILDREN):
+        workflow = data_plane.register_parent(platform, child, count)
+        with platform.watched() as usage:
+            taken = data_plane.run(platform, workflow, data_plane.one())
+        yield Figure(f"{count:,} launch plans of one execution", taken, "s")
+        yield _cpu("child execution", usage, count)
+        yield Figure("  peak memory meanwhile (PSS)", usage.peak_mb, "MB")
+    nest = data_plane.register_nest(platform, child, CHILDREN)
+    for depth in (CHILDREN // 10, CHILDREN):
+        with platform.watched() as usage:
+            taken = data_plane.run(platform, nest[depth - 1], data_plane.one())
+        yield Figure(f"launch plans nested {depth:,} deep", taken, "s")
+        yield Figure("  peak memory meanwhile (PSS)", usage.peak_mb, "MB")
 
 
 def map_of_echoes(platform: Platform) -> Iterator[Figure]:
@@ -318,6 +336,7 @@ ON_PLATFORM: dict[str, Callable[[Platform], Iterator[Figure]]] = {
     "echoes": echoes,
     "abort": abort,
     "recovery": recovery,
+    "children": children,
     "map_of_echoes": map_of_echoes,
     "map_of_tasks": map_of_tasks,
 }

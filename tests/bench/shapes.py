@@ -10,3 +10,5 @@ ECHO_ITEMS = 100_000
 """Items of a map of echo tasks."""
 ITEMS = 1_000
 """Items of a map of Python tasks."""
+CHILDREN = 1_000
+"""Launch plans that one workflow starts, and launch plans that start each other."""
