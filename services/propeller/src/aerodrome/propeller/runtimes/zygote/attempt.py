@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from . import kernel
@@ -31,11 +31,22 @@ from .streams import redirect
 from .template import Template
 
 NICENESS = 5
-OOM_SCORE = 300
+OOM_SCORE = b"300"
 
 
 class StartError(Exception):
     """An attempt that cannot start for a reason that a person has to remove."""
+
+
+def handlers_to_set() -> tuple[tuple[int, Any], ...]:
+    """The signals for which a fork of this process has to set another handler, to begin as a new Python does."""
+    begins = {
+        signal.SIGPIPE: signal.SIG_IGN,
+        signal.SIGXFSZ: signal.SIG_IGN,
+        signal.SIGINT: signal.default_int_handler,
+    }
+    wanted = [(number, begins.get(number, signal.SIG_DFL)) for number in signal.valid_signals()]
+    return tuple((number, handler) for number, handler in wanted if signal.getsignal(number) not in (handler, None))
 
 
 class Attempt:
@@ -46,8 +57,10 @@ class Attempt:
         control: socket.socket,
         preloaded: Preloaded,
         distributions: Distributions,
+        handlers: Iterable[tuple[int, Any]],
         template: Template | None = None,
     ) -> None:
+        self._handlers = handlers
         self._template = template
         self._control = control
         self._preloaded = preloaded
@@ -81,13 +94,8 @@ class Attempt:
         os.setsid()
         kernel.become_subreaper()
         signal.set_wakeup_fd(-1)
-        for number in signal.valid_signals():
-            if signal.getsignal(number) not in (signal.SIG_DFL, None):
-                with contextlib.suppress(OSError, ValueError):
-                    signal.signal(number, signal.SIG_DFL)
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):
-            signal.signal(number, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, handler in self._handlers:
+            signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         keep = {0, 1, 2, self._control.fileno()}
         for name in os.listdir("/proc/self/fd"):
@@ -95,9 +103,12 @@ class Attempt:
                 with contextlib.suppress(OSError):
                     os.close(int(name))
         os.nice(NICENESS)
-        kernel.obey_permissions()
-        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-            file.write(str(OOM_SCORE))
+        with contextlib.suppress(OSError):
+            descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(descriptor, OOM_SCORE)
+            finally:
+                os.close(descriptor)
         if not _is_waiting(self._control):
             self._preloaded.copy_ahead()
         self._preloaded.renew_in_child()
@@ -107,7 +118,8 @@ class Attempt:
         environment: dict[str, str] = job["environment"]
         redirect(job["log"])
         lay_secrets(job["secrets"]["folder"], job["secrets"]["files"])
-        for needed in (folder, environment["TMPDIR"], *job["volumes"]):
+        recycled: str | None = job.get("recycled")  # to become the folder
+        for needed in (environment["TMPDIR"], *job["volumes"], *(() if recycled else (folder,))):
             os.makedirs(needed, mode=0o700, exist_ok=True)
         kernel.mark(environment.get(MARKER, ""))
         kernel.name_process(job["name"])
@@ -116,7 +128,7 @@ class Attempt:
         time.tzset()
         tempfile.tempdir = environment["TMPDIR"]  # as it is found, but for a file that is made to see whether one can
         sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))
-        os.chdir(folder)
+        os.chdir(environment["TMPDIR"] if recycled else folder)  # an empty one, for now
         try:
             command = interpret(job["argv"], folder)
         except ValueError as error:
@@ -124,8 +136,10 @@ class Attempt:
         script = os.path.join(os.path.dirname(job["python"]), command.name) if command.name else ""
         fork = bool(command.name) and self._preloaded.entrypoint is not None and not needs_fresh_process(environment)
         template = self._template
-        if template is not None and not template.fits(command, environment, self._distributions):
+        if template is not None and not template.fits(command, environment):
             fork, template = False, None  # a new process imports nothing but what it is to import
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            os.chdir(folder)
         if fork or command.distribution:
             self._preloaded.renew_for_job(environment)
         sys.path[:] = [p for p in environment.get("PYTHONPATH", "").split(os.pathsep) if p] + self._preloaded.path
@@ -133,7 +147,7 @@ class Attempt:
             fetch = None if self._preloaded.is_missing else self._preloaded.fetch
             try:
                 if template is not None and fork:
-                    template.settle_in(folder, job.get("recycled"))
+                    template.settle_in(folder, recycled)
                 else:
                     self._distributions.lay(command.distribution, folder, fetch)
             except DistributionError as error:

@@ -50,7 +50,8 @@ class Distributions:
     def _content(self, content: str) -> str:
         return os.path.join(self._folder, "content", content)
 
-    def _note(self, reference: str) -> str:
+    def facts(self, reference: str) -> str:
+        """What changes when a reference on this machine gets other content.  Raises DistributionError."""
         local = local_path(reference)
         facts = reference
         if local is not None:
@@ -61,7 +62,10 @@ class Distributions:
                     f"the code distribution {reference} cannot be read: {error.strerror}"
                 ) from error
             facts = f"{local}\0{found.st_size}\0{found.st_mtime_ns}\0{found.st_ino}"
-        return os.path.join(self._folder, "refs", hashlib.sha256(facts.encode()).hexdigest())
+        return facts
+
+    def _note(self, reference: str) -> str:
+        return os.path.join(self._folder, "refs", hashlib.sha256(self.facts(reference).encode()).hexdigest())
 
     def _known(self, reference: str) -> str | None:
         try:
@@ -185,13 +189,6 @@ class Distributions:
             except (FileNotFoundError, ValueError):
                 return None
         return Laid(content, tree, files)
-
-    def still(self, reference: str, content: str) -> bool:
-        """Whether a reference still names this content."""
-        try:
-            return self._known(reference) == content
-        except DistributionError:
-            return False
 
     def _remove(self, content: str) -> None:
         """Take an entry out of use at once, then delete it."""

@@ -53,7 +53,8 @@ class Preloaded:
             parser.parse("Sum.\n\nArgs:\n    a: one\n\nReturns:\n    it\n")  # compiles its many expressions
         connector = module("flytekit.extend.backend.base_connector")
         if connector is not None and hasattr(connector, "local_connector_loop"):
-            connector.local_connector_loop.close()  # a loop must not be shared by forks; each child makes its own
+            connector.local_connector_loop.close()  # a loop must not be shared by forks
+            connector.local_connector_loop = _LoopOnUse()
         self.entrypoint = entrypoint
 
     def skip(self, problem: str) -> None:
@@ -85,9 +86,6 @@ class Preloaded:
         numpy_random = module("numpy.random")
         if numpy_random is not None:
             numpy_random.seed()
-        connector = module("flytekit.extend.backend.base_connector")
-        if connector is not None and hasattr(connector, "local_connector_loop"):
-            connector.local_connector_loop = module("asyncio").new_event_loop()
 
     def renew_for_job(self, environment: Mapping[str, str]) -> None:
         """Repeat what flytekit does at import with the environment and the temporary folder of the job."""
@@ -124,6 +122,16 @@ class Preloaded:
         """Bring a remote file here by flytekit's own storage drivers and their configuration."""
         context_manager: Any = importlib.import_module("flytekit.core.context_manager")
         context_manager.FlyteContextManager.current_context().file_access.get_data(reference, path)
+
+
+class _LoopOnUse:
+    """An event loop that each process makes for itself when it uses it, which is when a task runs a connector."""
+
+    def __getattr__(self, name: str) -> Any:
+        loop = self.__dict__.get("loop")
+        if loop is None:
+            loop = self.__dict__["loop"] = module("asyncio").new_event_loop()
+        return getattr(loop, name)
 
 
 def module(name: str) -> Any:

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from . import PROGRAM, kernel, practice
-from .attempt import Attempt
+from .attempt import Attempt, handlers_to_set
 from .distributions import Distributions
 from .faults import point
 from .messages import PROTOCOL, receive, send
@@ -85,6 +85,8 @@ class Zygote:
         self._fork_again_at = 0.0
         self._warm: dict[int, socket.socket] = {}
         self._running: dict[int, Running] = {}
+        self._handlers: tuple[tuple[int, Any], ...] = ()
+        """What a child changes in how signals are handled, which must not come meanwhile."""
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -94,6 +96,7 @@ class Zygote:
 
         `without` preloading for that reason, if given; `cold`, so without practice, if that was found to be harmful.
         """
+        kernel.obey_permissions()
         self._introduce()
         self._listen()
         if without is None:
@@ -129,6 +132,7 @@ class Zygote:
         self._listener.setblocking(False)
 
     def _serve(self) -> None:
+        self._handlers = handlers_to_set()  # it changes no more
         self._alone_since = time.monotonic()  # the platform that started this is already in the listener's queue
         try:
             while not (self._finished() or self._alone_too_long()):
@@ -361,12 +365,12 @@ class Zygote:
         if thread_count() > 1:
             raise RuntimeError("the zygote has more than one thread, so it must not fork")
         ours, theirs = socket.socketpair()
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        signal.pthread_sigmask(signal.SIG_BLOCK, [number for number, _ in self._handlers])
         try:
             pid = os.fork()
             if pid == 0:
                 ours.close()
-                Attempt(theirs, self._preloaded, self._distributions, self._template).live()
+                Attempt(theirs, self._preloaded, self._distributions, self._handlers, self._template).live()
         except OSError as error:
             sys.stderr.write(f"no child could be forked: {error.strerror}\n")
             ours.close()

@@ -14,7 +14,7 @@ from typing import Any
 
 from . import plain
 from .commands import Command, allows_template
-from .distributions import Distributions, Laid
+from .distributions import DistributionError, Distributions, Laid
 from .surroundings import surroundings
 
 
@@ -27,8 +27,10 @@ class Template:
 
     LIMIT_BYTES = 16 << 20
 
-    def __init__(self, reference: str, laid: Laid) -> None:
+    def __init__(self, reference: str, facts: str, laid: Laid, distributions: Distributions) -> None:
         self._reference = reference
+        self._facts = facts
+        self._distributions = distributions
         self._laid = laid
         self._code: dict[str, types.CodeType] = {}
         """The code of each module that was imported from the distribution."""
@@ -39,12 +41,16 @@ class Template:
     @classmethod
     def load(cls, reference: str, module: str, distributions: Distributions) -> Template:
         """Import a module of tasks.  Raises NotTemplated if attempts could tell."""
-        laid = distributions.read(reference, cls.LIMIT_BYTES)
+        try:
+            facts = distributions.facts(reference)  # before it is read: what it gets then has others
+            laid = distributions.read(reference, cls.LIMIT_BYTES)
+        except DistributionError as error:
+            raise NotTemplated(str(error)) from error
         if laid is None:
             raise NotTemplated("the distribution was not unpacked here, has changed, or is too large")
         if any(relative == "__init__.py" for relative, _, _, _ in laid.files):
             raise NotTemplated("the distribution is a package, whose name is that of the folder which it lies in")
-        template = cls(reference, laid)
+        template = cls(reference, facts, laid, distributions)
         template._import(module)
         return template
 
@@ -81,13 +87,14 @@ class Template:
         if changed:
             raise NotTemplated(f"the import of {module} changes {', '.join(changed)}")
 
-    def fits(self, command: Command, environment: Mapping[str, str], distributions: Distributions) -> bool:
+    def fits(self, command: Command, environment: Mapping[str, str]) -> bool:
         """Whether this is what the attempt would import itself."""
-        return (
-            command.distribution == self._reference
-            and allows_template(environment)
-            and distributions.still(self._reference, self._laid.content)
-        )
+        if command.distribution != self._reference or not allows_template(environment):
+            return False
+        try:
+            return self._distributions.facts(self._reference) == self._facts
+        except DistributionError:
+            return False
 
     def is_intact(self, folder: str) -> bool:
         """Whether the code in the folder of an attempt that ended is as it was laid."""
