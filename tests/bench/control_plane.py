@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import gc
 import json
+import os
 import random
 import resource
 import sys
@@ -408,6 +409,9 @@ def main() -> None:
         logger.configure(LoggerConfig(level=3))
         figures = uvloop.run(measure(Load(arguments.seconds, arguments.minutes)))
     sys.stdout.write(json.dumps(figures, indent=None if arguments.client else 2) + "\n")
+    if arguments.client:
+        sys.stdout.flush()
+        os._exit(0)  # grpc's threads now and then crash a process that takes itself apart beside them
 
 
 if __name__ == "__main__":
