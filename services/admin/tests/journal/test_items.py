@@ -112,6 +112,9 @@ async def test_a_new_holder_is_told_how_long_ago_items_failed_that_wait_for_anot
     assert [key for key, ago in told.items() if ago >= 90_000] == [(2, 2), (3, 3)]
     assert told[4, 4] < 60_000
     assert [told[key] for key in ((0, 1), (5, 5), (6, 9))] == [0, 0, 0]
+    since = {(one.first, one.last): one.changed_ms_ago for one in node.items}
+    assert all(since[key] == 0 for key in ((3, 3), (4, 4)))  # these have no attempt under way
+    assert all(88_000 < since[key] < 150_000 for key in ((0, 1), (2, 2), (5, 5), (6, 9)))
 
 
 async def test_a_node_that_is_over_brings_no_items(array: Holder, plane: Replica) -> None:

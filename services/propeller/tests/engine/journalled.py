@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from flyteidl.admin.execution_pb2 import ExecutionClosure
 from flyteidl.core import identifier_pb2
 from flyteidl.core.execution_pb2 import ExecutionError
-from kept import ITEM_ERRORS, WITH_ITEMS, Attempted, Told, failed_ms_ago
+from kept import ITEM_ERRORS, WITH_ITEMS, Attempted, Told, changed_ms_ago, failed_ms_ago
 
 from aerodrome.admin.domain import phases
 from aerodrome.admin.domain.attempts import fold_task, fold_task_state
@@ -154,6 +154,7 @@ class ControlPlane:
                 one.CopyFrom(known)
                 at = self._changed.get((node_id, index), now)
                 one.failed_ms_ago = failed_ms_ago(known.phase, known.attempt, at, now)
+                one.changed_ms_ago = changed_ms_ago(known.phase, at, now)
                 if not failed or errors > ITEM_ERRORS:
                     one.ClearField("error")
         return snapshot

@@ -505,6 +505,7 @@ def _add_items(snapshot: journal_pb2.NodeSnapshot, items: Mapping[int, ItemState
             first=index, last=index, attempt=item.attempt, system_failures=item.system_failures, phase=item.phase
         )
         told.failed_ms_ago = failed_ms_ago(item.phase, item.attempt, item.at, now)
+        told.changed_ms_ago = changed_ms_ago(item.phase, item.at, now)
         if item.phase == TaskPhase.FAILED:
             errors += 1
             if errors <= ITEM_ERRORS and item.failure is not None:
@@ -515,6 +516,12 @@ def failed_ms_ago(phase: int, attempt: int, at: float, now: float) -> int:
     """How long ago the last attempt failed of an item that may have to wait for the next; it changed last at `at`."""
     waits = phase == TaskPhase.RETRYABLE_FAILED or (phase == TaskPhase.QUEUED and attempt > 0)
     return max(0, round((now - at) * 1_000)) if waits else 0
+
+
+def changed_ms_ago(phase: int, at: float, now: float) -> int:
+    """For how long an item has been in its phase that changed last at `at`, if its attempt is under way."""
+    under_way = phase not in TASK_TERMINAL and phase not in (TaskPhase.UNDEFINED, TaskPhase.RETRYABLE_FAILED)
+    return max(0, int((now - at) * 1_000)) if under_way else 0
 
 
 def _told(row: Row) -> Told:

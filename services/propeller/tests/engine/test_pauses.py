@@ -18,6 +18,7 @@ from aerodrome.propeller.engine.items import ItemPlan, SavedItem
 from aerodrome.propeller.engine.phases import NodePhase, TaskPhase, WorkflowPhase
 from aerodrome.propeller.engine.state import (
     Abort,
+    AbortItem,
     NodeState,
     SavedNode,
     SavedWorkflow,
@@ -96,7 +97,7 @@ def failed(kind: ErrorKind) -> Failure:
     return Failure("Broken", "it broke", kind, retryable=True)
 
 
-def one_task(*, mapped: bool = False) -> Closure:
+def one_task(*, mapped: bool = False, timeout: int = 0) -> Closure:
     closure = compiler_pb2.CompiledWorkflowClosure()
     closure.tasks.add().template.id.CopyFrom(identifier("task", identifier_pb2.TASK))
     template = closure.primary.template
@@ -108,6 +109,7 @@ def one_task(*, mapped: bool = False) -> Closure:
         node.id = "item"
     node.task_node.reference_id.CopyFrom(identifier("task", identifier_pb2.TASK))
     node.metadata.retries.retries = 2
+    node.metadata.timeout.seconds = timeout
     template.nodes.add(id=END)
     closure.primary.connections.downstream[START].ids.append("n0")
     closure.primary.connections.downstream["n0"].ids.append(END)
@@ -206,3 +208,22 @@ def test_a_restart_does_not_shorten_the_pause_of_an_item(promised: bool) -> None
     assert begun_items(engine.take()) == []
     engine.tick(101.0)
     assert begun_items(engine.take()) == [(1, 1)]
+
+
+def test_a_restart_does_not_give_the_attempt_of_an_item_more_time() -> None:
+    items = (
+        SavedItem(0, TaskPhase.RUNNING, changed_ago=50.0),
+        SavedItem(1, TaskPhase.RUNNING, changed_ago=70.0),
+        SavedItem(2, TaskPhase.QUEUED, 1, failed_ago=58.0, changed_ago=58.0),  # which waited for 4 s of those
+        SavedItem(3, TaskPhase.RETRYABLE_FAILED, failed_ago=70.0),  # whose next attempt has not begun
+    )
+    node = SavedNode(phase=NodePhase.RUNNING, attempts=0, attempt_at=1.0, queued_at=1.0, plan=ItemPlan(4), items=items)
+    engine = Engine(one_task(mapped=True, timeout=60), limits=POLICY)
+    nodes = {"n0": node, START: SavedNode(phase=NodePhase.SUCCEEDED)}
+    engine.restore(SavedWorkflow(phase=WorkflowPhase.RUNNING, nodes=nodes), 100.0)
+    assert begun_items(engine.take()) == [(0, 0), (1, 0), (2, 1), (3, 1)]
+    ended = []
+    for now in (100.0, 105.9, 106.0, 110.0, 159.0, 160.0):
+        engine.tick(now)
+        ended.append([each.index for each in engine.take().permitted if isinstance(each, AbortItem)])
+    assert ended == [[1], [], [2], [0], [], [3]]

@@ -627,6 +627,7 @@ def _saved_item(known: journal_pb2.ItemRange) -> SavedItem:
         system_failures=known.system_failures,
         failure=failure_of(known.error),
         failed_ago=known.failed_ms_ago / 1000,
+        changed_ago=known.changed_ms_ago / 1000,
     )
 
 

@@ -25,6 +25,8 @@ _QUERIES = load_queries(__package__, "leases.sql")
 
 _ITEM_ERRORS = 10
 """How many errors of failed items of a node a new holder is told."""
+_UNDER_WAY = [TaskPhase.QUEUED, TaskPhase.RUNNING, TaskPhase.INITIALIZING, TaskPhase.WAITING_FOR_RESOURCES]
+"""Phases of an item whose attempt may run."""
 
 LeaseKeys = Sequence[tuple[int, int]]
 """(execution_id, epoch)"""
@@ -165,6 +167,7 @@ class LeaseRepository:
             _ITEM_ERRORS,
             TaskPhase.RETRYABLE_FAILED,
             TaskPhase.QUEUED,
+            _UNDER_WAY,
         )
         for row in known:
             items.setdefault((row["execution_id"], row["node_id"]), []).append(_item_range(row))
@@ -192,6 +195,7 @@ def _item_range(row: Record) -> ItemRange:
         phase=row["phase"],
         error=row["error"] or b"",
         failed_ms_ago=row["failed_ms_ago"] or 0,
+        changed_ms_ago=row["changed_ms_ago"] or 0,
     )
 
 

@@ -192,13 +192,15 @@ WHERE execution_id = ANY($1::bigint[])
 ORDER BY execution_id, created_at, id;
 
 -- name: snapshot_items
--- of nodes that are not over (one whose time is up may still have to be ended), as ranges of neighbours in the same state; the first errors are all that anybody will name; items that wait for another attempt ($4, and $5 unless it is their first) have done so since the last one failed
+-- of nodes that are not over (one whose time is up may still have to be ended), as ranges of neighbours in the same state; the first errors are all that anybody will name; items that wait for another attempt ($4, and $5 unless it is their first) have done so since the last one failed; those under way ($6) are in their phase since then, to the second, so that there are not as many ranges as items
 SELECT execution_id, node_id, min(item_index) AS first, max(item_index) AS last, attempt, system_failures, phase, error,
-    greatest(0, extract(epoch FROM clock_timestamp() - failed_at) * 1000)::bigint AS failed_ms_ago
+    greatest(0, extract(epoch FROM clock_timestamp() - failed_at) * 1000)::bigint AS failed_ms_ago,
+    greatest(0, extract(epoch FROM clock_timestamp() - changed_at) * 1000)::bigint AS changed_ms_ago
 FROM (
-    SELECT execution_id, node_id, item_index, attempt, system_failures, phase, error, failed_at,
+    SELECT execution_id, node_id, item_index, attempt, system_failures, phase, error, failed_at, changed_at,
         item_index - row_number() OVER (
-            PARTITION BY execution_id, node_id, attempt, system_failures, phase, error, failed_at ORDER BY item_index
+            PARTITION BY execution_id, node_id, attempt, system_failures, phase, error, failed_at, changed_at
+            ORDER BY item_index
         ) AS island
     FROM (
         SELECT item.execution_id, item.node_id, item.item_index, item.attempt, item.system_failures, item.phase,
@@ -209,13 +211,16 @@ FROM (
             END AS error,
             CASE
                 WHEN item.phase = $4 OR (item.phase = $5 AND item.attempt > 0) THEN item.updated_at
-            END AS failed_at
+            END AS failed_at,
+            CASE
+                WHEN item.phase = ANY($6::smallint[]) THEN date_trunc('second', item.updated_at) + interval '1 second'
+            END AS changed_at
         FROM node_executions AS node
         JOIN node_items AS item USING (execution_id, node_id)
         WHERE node.execution_id = ANY($1::bigint[]) AND node.phase IN ('QUEUED', 'RUNNING', 'TIMED_OUT')
     ) AS known
 ) AS numbered
-GROUP BY execution_id, node_id, attempt, system_failures, phase, error, failed_at, island
+GROUP BY execution_id, node_id, attempt, system_failures, phase, error, failed_at, changed_at, island
 ORDER BY execution_id, node_id, first;
 
 -- name: snapshot_attempts

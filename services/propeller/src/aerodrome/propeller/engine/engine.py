@@ -294,25 +294,26 @@ class Engine:
                 index = node.items.promised.pop()
                 self._step.transitions.append(ItemTransition(node, index, _TASK_QUEUED, now))
             failed_ago, node.items.failed_ago = node.items.failed_ago, {}
+            changed_ago, node.items.changed_ago = node.items.changed_ago, {}
             for index in node.items.live():
-                self._resume_item(node, index, now, failed_ago.get(index))
+                self._resume_item(node, index, now, failed_ago.get(index), changed_ago.get(index, 0.0))
             self._next_items(node, now)
         elif node.inner is None and node.spec.kind is _KIND_TASK and node.attempt_at > now:
             self._pause(node.attempt_at, node, -1, node.attempts)
         elif node.inner is None:
             self._step.permitted.append(Start(node, node.attempts))
 
-    def _resume_item(self, node: NodeState, index: int, now: float, failed_ago: float | None) -> None:
+    def _resume_item(
+        self, node: NodeState, index: int, now: float, failed_ago: float | None, changed_ago: float
+    ) -> None:
         """Find an item's attempt again, or start it once as much time has passed since the last failure as has to."""
         assert node.items is not None
         attempt = node.items.attempts[index]
-        pause = 0.0
-        if failed_ago is not None:
-            pause = self._item_pause(node, index, attempt - 1) - failed_ago
-        if pause > 0:
-            self._pause(now + pause, node, index, attempt)
+        pause = 0.0 if failed_ago is None else self._item_pause(node, index, attempt - 1)
+        if failed_ago is not None and pause > failed_ago:
+            self._pause(now + pause - failed_ago, node, index, attempt)
         else:
-            self._start_item(node, index, now)
+            self._start_item(node, index, now - max(0.0, changed_ago - pause))
 
     # Observations
 
@@ -527,13 +528,14 @@ class Engine:
         elif items.done:
             self._step.free.append(Collect(node))
 
-    def _start_item(self, node: NodeState, index: int, now: float) -> None:
+    def _start_item(self, node: NodeState, index: int, since: float) -> None:
+        """Have an item's attempt run, whose time counts from `since`."""
         assert node.items is not None
         attempt = node.items.attempts[index]
         timeout = node.spec.item_timeout or self.limits.default_execution_deadline
         if timeout:
             self._timer_count += 1
-            heapq.heappush(self._item_timers, (now + timeout, self._timer_count, node, index, attempt))
+            heapq.heappush(self._item_timers, (since + timeout, self._timer_count, node, index, attempt))
         self._step.permitted.append(StartItem(node, index, attempt))
 
     def collected(self, node: NodeState, now: float, detail: Any = None) -> None:

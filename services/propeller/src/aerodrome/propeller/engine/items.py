@@ -86,6 +86,8 @@ class SavedItem:
     """Index of the last item of a range; None: there is only the one."""
     failed_ago: float = 0.0
     """How long ago, in seconds, the attempt before failed, of an item whose next one may have to wait for a while."""
+    changed_ago: float = 0.0
+    """For how long, in seconds, it has been in its phase, if its attempt is under way; less is safe, more is not."""
 
 
 class Items:
@@ -93,6 +95,7 @@ class Items:
 
     __slots__ = (
         "attempts",
+        "changed_ago",
         "failed",
         "failed_ago",
         "failures",
@@ -118,6 +121,8 @@ class Items:
         """After a restart: items whose next attempt has to be recorded before it begins."""
         self.failed_ago: dict[int, float] = {}
         """After a restart: seconds since the last failure of items that may wait for their next attempt."""
+        self.changed_ago: dict[int, float] = {}
+        """After a restart: seconds for which attempts have been under way at least."""
         self.running = 0
         self.succeeded = 0
         self.failed = 0
@@ -135,6 +140,8 @@ class Items:
                 self.promised.extend(range(item.index, end))
             if phase is TaskPhase.QUEUED and attempt:
                 self.failed_ago.update(dict.fromkeys(range(item.index, end), item.failed_ago))
+            if item.changed_ago and _LIVE[phase]:
+                self.changed_ago.update(dict.fromkeys(range(item.index, end), item.changed_ago))
             self.phases[item.index : end] = bytes([phase]) * count
             self.attempts[item.index : end] = array("I", [attempt]) * count
             self.systems[item.index : end] = array("I", [item.system_failures]) * count

@@ -819,6 +819,7 @@ class ItemRange(_message.Message):
     CACHE_STATUS_FIELD_NUMBER: _builtins.int
     LOG_URI_FIELD_NUMBER: _builtins.int
     FAILED_MS_AGO_FIELD_NUMBER: _builtins.int
+    CHANGED_MS_AGO_FIELD_NUMBER: _builtins.int
     first: _builtins.int
     last: _builtins.int
     attempt: _builtins.int
@@ -835,6 +836,10 @@ class ItemRange(_message.Message):
     """In an assignment: how long ago the attempt before this one failed, in milliseconds, of items whose next attempt may
     have to wait for a while after that. Zero is just now.
     """
+    changed_ms_ago: _builtins.int
+    """In an assignment: for how long, in milliseconds and rounded down to a second, the items have been in their phase,
+    of items whose attempt is under way.
+    """
     def __init__(
         self,
         *,
@@ -847,10 +852,11 @@ class ItemRange(_message.Message):
         cache_status: _builtins.int = ...,
         log_uri: _builtins.str = ...,
         failed_ms_ago: _builtins.int = ...,
+        changed_ms_ago: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cache_status", b"cache_status", "error", b"error", "failed_ms_ago", b"failed_ms_ago", "first", b"first", "last", b"last", "log_uri", b"log_uri", "phase", b"phase", "system_failures", b"system_failures"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cache_status", b"cache_status", "changed_ms_ago", b"changed_ms_ago", "error", b"error", "failed_ms_ago", b"failed_ms_ago", "first", b"first", "last", b"last", "log_uri", b"log_uri", "phase", b"phase", "system_failures", b"system_failures"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
