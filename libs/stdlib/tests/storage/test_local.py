@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from aerodrome.stdlib import blocking
 from aerodrome.stdlib.errors import AerodromeError, FailedPrecondition, InvalidArgument, NotFound, PermissionDenied
 from aerodrome.stdlib.storage import Storage
-from aerodrome.stdlib.storage import local as local_module
 from aerodrome.stdlib.storage.local import LocalStorage
 
 
@@ -309,8 +309,8 @@ async def test_no_path_escapes(tmp_path: Path, parts: list[str]) -> None:
 async def test_on_a_slow_disk_many_accesses_at_once_each_get_their_own_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local_module, "SLOW_SECONDS", 0.0)
-    monkeypatch.setattr(local_module, "SLOW_IN_A_ROW", 1)
+    monkeypatch.setattr(blocking, "SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(blocking, "SLOW_IN_A_ROW", 1)
     async with LocalStorage(str(tmp_path)) as storage:
         await storage.write(storage.join("first"), b"")  # too slow for the loop: from here on threads do it
         await asyncio.gather(*(storage.write(storage.join("many", str(n)), b"%d" % n) for n in range(500)))
@@ -343,13 +343,13 @@ async def test_only_a_slow_disk_sends_accesses_to_threads(
 ) -> None:
     queued = [0.0]
     where: list[int] = []
-    monkeypatch.setattr(local_module._Pace, "_queued", lambda _: queued[0])
+    monkeypatch.setattr(blocking.Pace, "_queued", lambda _: queued[0])
     read = LocalStorage._read
 
     def slow(*arguments: Any) -> bytes | None:
         if not where:
-            time.sleep(2 * local_module.VERY_SLOW_SECONDS)
-            queued[0] += 2 * local_module.VERY_SLOW_SECONDS if waited_for == "a processor" else 0.0
+            time.sleep(2 * blocking.VERY_SLOW_SECONDS)
+            queued[0] += 2 * blocking.VERY_SLOW_SECONDS if waited_for == "a processor" else 0.0
         where.append(threading.get_ident())
         return read(*arguments)
 

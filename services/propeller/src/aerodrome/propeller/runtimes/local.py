@@ -22,6 +22,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -34,6 +35,7 @@ from aerodrome.propeller.runtimes.secrets import Delivery, SecretFolders, Secret
 from aerodrome.propeller.runtimes.slots import Activity, Holder, may_enter
 from aerodrome.propeller.runtimes.templates import Code, Templates, code_of
 from aerodrome.stdlib import faults
+from aerodrome.stdlib.blocking import Lanes, Pace
 from aerodrome.stdlib.clock import Clock, SystemClock
 from aerodrome.stdlib.errors import (
     AerodromeError,
@@ -60,6 +62,10 @@ _STOP_SECONDS = 5.0
 _SETTLE_SECONDS = 10.0
 """How long to wait for a zygote beyond the time that it was given."""
 _RESTART_SECONDS = 1.0
+_RECORD_LANES = 4
+"""Threads that write records at the same time, each of which has to wait for the disk."""
+_RECORD_SECONDS = 0.02
+"""How long one of them works at a time, of what was asked for at the same time."""
 _OOM_KILLED = "OOMKilled"
 _MIB = 1 << 20
 _MESSAGE_LINES = 20
@@ -168,6 +174,8 @@ class LocalRuntime:
             cache=self._directory.root / "cache",
             cache_limit_bytes=cache_limit,
         )
+        self._pace = Pace()
+        self._recording = Lanes(lanes=_RECORD_LANES, seconds=_RECORD_SECONDS)
         self._secret_folders = SecretFolders(self._directory.root)
         self._attempts: dict[Key, _Attempt] = {}
         self._live: dict[Key, _Attempt] = {}
@@ -216,7 +224,7 @@ class LocalRuntime:
     async def _record(self, attempt: _Attempt) -> None:
         """Make an attempt durable; cancelled, it is as if it had never been asked for."""
         record = Record(attempt.pod, attempt.created, self._directory.boot)
-        writing = asyncio.create_task(asyncio.to_thread(self._directory.write, attempt.key, record))
+        writing = self._recording.submit(partial(self._directory.write, attempt.key, record))
         try:
             await asyncio.shield(writing)
         except OSError as error:
@@ -295,7 +303,8 @@ class LocalRuntime:
         self._changed(attempt)
         await self._terminate(attempt, grace if grace is not None else self._grace_of(attempt), "Deleted")
         await attempt.cleaned.wait()
-        await asyncio.to_thread(self._directory.remove, attempt.key)
+        if not await self._pace.run(self._directory.remove_small, attempt.key):
+            await asyncio.to_thread(self._directory.remove, attempt.key)
         del self._attempts[attempt.key]
         attempt.removed.set()
         self._changed(attempt)
@@ -327,6 +336,7 @@ class LocalRuntime:
             self._open_failure = error
             self._opened.set()
             raise
+        self._pace.open()
         properly = False
         parts: list[asyncio.Task[None]] = []
         try:
@@ -350,6 +360,7 @@ class LocalRuntime:
                     properly = True
         finally:
             self._group = None
+            self._pace.close()
             if properly:
                 self._secret_folders.close()
             self._directory.close(properly=properly)
@@ -696,7 +707,8 @@ class LocalRuntime:
         self._changed(attempt)
         self._admit()
         if self._opened.is_set():  # otherwise all such directories are removed together
-            await asyncio.to_thread(self._directory.clean, attempt.key)
+            if not await self._pace.run(self._directory.clean_small, attempt.key):
+                await asyncio.to_thread(self._directory.clean, attempt.key)
             if asks_for_secrets(attempt.pod):
                 await asyncio.to_thread(self._secret_folders.remove, *attempt.key)
         attempt.cleaned.set()

@@ -27,6 +27,7 @@ import stat
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,11 @@ from aerodrome.stdlib.rpc.runtime_dir import runtime_dir
 log = get_logger(__name__)
 
 _BESIDE = (".pid", ".exit", ".leaving")
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FEW = 64
+"""Entries of a directory, and of those below it, that are removed without a thread."""
+_LITTLE_BYTES = 1 << 20
+"""A file that is removed without a thread has at most this size."""
 _PLAIN_PATH = re.compile(r"[\w./+:@%-]+", re.ASCII)
 """A path that no shell takes apart."""
 
@@ -209,11 +215,19 @@ class Directory:
 
     def remove(self, key: Key) -> None:
         """Forget an attempt; its log stays."""
+        self._remove_record(key)
+        remove_tree(self.volumes(key))
+
+    def _remove_record(self, key: Key) -> None:
         path = self.record(key)
         _unlink(path + ".json")  # first: without it the rest means nothing, the other way round it would start again
         for suffix in _BESIDE:
             _unlink(path + suffix)
-        remove_tree(self.volumes(key))
+
+    def remove_small(self, key: Key) -> bool:
+        """As `remove`; False if that would take long, and `remove` has to do the rest."""
+        self._remove_record(key)
+        return remove_small_tree(str(self.volumes(key)))
 
     def forget(self, key: Key) -> None:
         """Remove the log of an attempt that was removed."""
@@ -233,6 +247,10 @@ class Directory:
     def clean(self, key: Key) -> None:
         """Remove an attempt's own directory."""
         remove_tree(self.work(key))
+
+    def clean_small(self, key: Key) -> bool:
+        """As `clean`; False if that would take long, and `clean` has to do the rest."""
+        return remove_small_tree(str(self.work(key)))
 
     def clean_others(self, live: set[Key]) -> None:
         """Remove what earlier owners left: directories of attempts that are not live, and files without a record."""
@@ -273,6 +291,46 @@ def remove_tree(folder: Path) -> None:
         with contextlib.suppress(OSError):
             os.chmod(path, stat.S_IRWXU)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_small_tree(folder: str) -> bool:
+    """Remove a directory that holds little; False if it holds more, or resists, and some of it may be gone by then."""
+    try:
+        descriptor = os.open(folder, _DIRECTORY)
+        try:
+            emptied = _emptied(descriptor, _FEW) >= 0
+        finally:
+            os.close(descriptor)
+        if emptied:
+            os.rmdir(folder)
+    except FileNotFoundError:
+        return not os.path.lexists(folder)
+    except OSError:
+        return False
+    return emptied
+
+
+def _emptied(directory: int, room: int) -> int:
+    """Remove what a directory holds; how many more entries may come, negative if these were too many already."""
+    with os.scandir(directory) as found:
+        entries = list(islice(found, room + 1))
+    room -= len(entries)
+    for entry in entries:
+        if room < 0:
+            break
+        if entry.is_dir(follow_symlinks=False):
+            below = os.open(entry.name, _DIRECTORY, dir_fd=directory)
+            try:
+                room = _emptied(below, room)
+            finally:
+                os.close(below)
+            if room >= 0:
+                os.rmdir(entry.name, dir_fd=directory)
+        elif entry.stat(follow_symlinks=False).st_size > _LITTLE_BYTES:
+            return -1  # it takes a while to give its blocks back
+        else:
+            os.unlink(entry.name, dir_fd=directory)
+    return room
 
 
 def _unlink(path: str) -> None:
