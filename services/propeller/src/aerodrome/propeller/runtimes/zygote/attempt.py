@@ -27,6 +27,7 @@ from .messages import receive, send
 from .notes import write_json
 from .preloaded import Preloaded
 from .proc import MARKER
+from .spares import make_scratch
 from .streams import redirect
 from .template import Template
 
@@ -118,7 +119,7 @@ class Attempt:
         environment: dict[str, str] = job["environment"]
         redirect(job["log"])
         lay_secrets(job["secrets"]["folder"], job["secrets"]["files"])
-        recycled: str | None = job.get("recycled")  # to become the folder
+        recycled: str | None = job["spare_code"]  # to become the folder
         for needed in (environment["TMPDIR"], *job["volumes"], *(() if recycled else (folder,))):
             os.makedirs(needed, mode=0o700, exist_ok=True)
         kernel.mark(environment.get(MARKER, ""))
@@ -141,7 +142,9 @@ class Attempt:
             os.makedirs(folder, mode=0o700, exist_ok=True)
             os.chdir(folder)
         if fork or command.distribution:
-            self._preloaded.renew_for_job(environment)
+            scratch = os.path.join(environment["TMPDIR"], job["scratch"])
+            make_scratch(scratch, job["spare_scratch"])
+            self._preloaded.renew_for_job(environment, scratch)
         sys.path[:] = [p for p in environment.get("PYTHONPATH", "").split(os.pathsep) if p] + self._preloaded.path
         if command.distribution:
             fetch = None if self._preloaded.is_missing else self._preloaded.fetch

@@ -243,6 +243,21 @@ class Laid(NamedTuple):
                 with contextlib.suppress(FileExistsError):
                     os.symlink(os.fsdecode(data), target)
 
+    def stamps(self, folder: str, without: Iterable[str] = ()) -> list[tuple[int, ...]] | None:
+        """What says of all that `lay` puts into a folder that it is still the same; the time of change is the last.
+
+        None if something is missing or was added.  A file that is written to, or replaced, gets another time of
+        change, which nobody can choose; so do the folders below this one.
+        """
+        left_out = frozenset(without)
+        wanted = [each[0] for each in self.files if each[0] not in left_out]
+        try:
+            if set(os.listdir(folder)) != {relative for relative in wanted if os.sep not in relative}:
+                return None
+            return [_stamp(os.path.join(folder, relative)) for relative in wanted]
+        except OSError:
+            return None
+
     def is_in(self, folder: str, without: Iterable[str] = ()) -> bool:
         """Whether a folder of the caller has what `lay` puts there, byte by byte, and nothing else."""
         left_out = frozenset(without)
@@ -254,6 +269,19 @@ class Laid(NamedTuple):
             return all(_is_laid(os.path.join(folder, each[0]), *each[1:]) for each in wanted)
         except OSError:
             return False
+
+
+def _stamp(path: str) -> tuple[int, ...]:
+    found = os.lstat(path)
+    return (
+        found.st_ino,
+        found.st_mode,
+        found.st_uid,
+        found.st_nlink,
+        found.st_size,
+        found.st_mtime_ns,
+        found.st_ctime_ns,
+    )
 
 
 def _is_laid(path: str, mode: int, data: bytes, modified: int) -> bool:

@@ -87,8 +87,11 @@ class Preloaded:
         if numpy_random is not None:
             numpy_random.seed()
 
-    def renew_for_job(self, environment: Mapping[str, str]) -> None:
-        """Repeat what flytekit does at import with the environment and the temporary folder of the job."""
+    def renew_for_job(self, environment: Mapping[str, str], scratch: str | None = None) -> None:
+        """Repeat what flytekit does at import with the environment and the temporary folder of the job.
+
+        `scratch` is the folder in which flytekit works, if there is one already.
+        """
         if self.entrypoint is None:
             return
         if any(
@@ -103,11 +106,11 @@ class Preloaded:
         configuration = module("flytekit.configuration")
         config = configuration.Config
         before = config.local_sandbox_path
-        config.local_sandbox_path = tempfile.mkdtemp(prefix="flyte")
+        config.local_sandbox_path = scratch or tempfile.mkdtemp(prefix="flyte-")
         defaults = config.__init__.__defaults__
         config.__init__.__defaults__ = tuple(config.local_sandbox_path if each == before else each for each in defaults)
         persistence = module("flytekit.core.data_persistence")
-        persistence.flyte_tmp_dir = tempfile.mkdtemp(prefix="flyte-")
+        persistence.flyte_tmp_dir = config.local_sandbox_path
         access = persistence.FileAccessProvider(
             local_sandbox_dir=os.path.join(persistence.flyte_tmp_dir, "sandbox"),
             raw_output_prefix=os.path.join(persistence.flyte_tmp_dir, "raw"),

@@ -25,6 +25,7 @@ from .messages import PROTOCOL, receive, send
 from .notes import claim, write_json
 from .preloaded import Preloaded
 from .proc import descendants, oom_kills, own_children, process, processes, send_signal, thread_count
+from .spares import Lent, Spares
 from .streams import redirect
 from .template import NotTemplated, Template
 
@@ -35,18 +36,15 @@ UNMET_SECONDS = 10.0
 class Running:
     """An attempt that the zygote started."""
 
-    def __init__(
-        self, job: Mapping[str, Any], pid: int, start: int, control: socket.socket, recycled: str | None
-    ) -> None:
+    def __init__(self, job: Mapping[str, Any], pid: int, start: int, control: socket.socket, lent: Lent) -> None:
+        self.job = job
         self.key: str = job["key"]
         self.record: str = job["record"]
         self.pid = pid
         self.start = start
         self.started = time.time()
         self.control = control
-        self.folder: str = job["folder"]
-        self.recycled = recycled
-        """A folder with its code that it was given."""
+        self.lent = lent
         self.oom_kills = oom_kills()
         self.reason: str | None = None
         """Why it is being ended, if it is."""
@@ -62,9 +60,7 @@ class Zygote:
     ) -> None:
         self._settings = dict(settings)
         self._template = template
-        self._folders = 0
-        self._recycled: list[str] = []
-        """Folders in which the code of the template lies as it was laid, for attempts to come."""
+        self._spares = Spares(f"{settings['name']}.tmp", settings["warm"], template)
         self._templates: set[int] = set()
         """The templates that were forked from this zygote, by pid."""
         self._name: str = settings["name"]
@@ -303,27 +299,29 @@ class Zygote:
             if found is None or found.state in "ZX":
                 control.close()
                 continue
-            running = Running(job, pid, found.start, control, self._recycled[-1] if self._recycled else None)
+            lent = self._spares.lend()
+            running = Running({**job, **lent.written()}, pid, found.start, control, lent)
             try:
                 claimed = claim(running.record, {"pid": pid, "start": found.start, "started": running.started})
             except OSError as error:
                 self._warm[pid] = control
+                self._spares.give_back(running.lent)
                 self._say(self._refusal(job, f"its process could not be recorded: {error.strerror}"))
                 return
             if not claimed:
                 self._warm[pid] = control
+                self._spares.give_back(running.lent)
                 return
             point("process.claimed")
             try:
-                send(control, {**job, "recycled": running.recycled})
+                send(control, running.job)
             except OSError:
+                self._spares.give_back(running.lent)
                 os.unlink(running.record + ".pid")  # it died before it could learn what to do
                 control.close()
                 continue
             control.setblocking(False)
             self._running[pid] = running
-            if running.recycled is not None:
-                self._recycled.remove(running.recycled)
             point("process.started")
             self._say(
                 {"op": "started", "key": running.key, "pid": pid, "start": found.start, "started": running.started}
@@ -441,6 +439,7 @@ class Zygote:
         self._introduce()
         try:
             self._template = Template.load(reference, module, self._distributions)
+            self._spares = Spares(f"{self._name}.tmp", self._warm_wanted, self._template)
             self._preloaded.settle()
             kernel.use_large_pages()
             self._listen()
@@ -477,25 +476,8 @@ class Zygote:
             _, status = os.waitpid(pid, 0)
             del self._running[pid]
             if alone:
-                self._recycle(running)
+                self._spares.keep(running.job, running.lent)
             self._report(running, status)
-
-    def _recycle(self, running: Running) -> None:
-        """Keep the folder of an attempt for the next one, if its code is what it was: making files is dear."""
-        if running.recycled is not None and os.path.isdir(running.recycled):
-            self._recycled.append(running.recycled)  # it never came so far
-        elif (
-            self._template is not None
-            and len(self._recycled) < self._warm_wanted
-            and self._template.is_intact(running.folder)
-        ):
-            self._folders += 1
-            place = os.path.abspath(f"{self._name}.tmp/code-{self._folders}")
-            try:
-                os.rename(running.folder, place)
-            except OSError:  # on another file system; it is removed like any other
-                return
-            self._recycled.append(place)
 
     def _kill_strays(self) -> bool:
         """Kill what ended attempts left behind: every child that is neither waiting nor an attempt nor a template.

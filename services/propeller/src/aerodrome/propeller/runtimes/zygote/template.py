@@ -96,6 +96,10 @@ class Template:
         except DistributionError:
             return False
 
+    def stamps(self, folder: str) -> list[tuple[int, ...]] | None:
+        """What says that the code in the folder of an attempt is what it was; see `Laid.stamps`."""
+        return self._laid.stamps(folder, without=self._compiled)
+
     def is_intact(self, folder: str) -> bool:
         """Whether the code in the folder of an attempt that ended is as it was laid."""
         return self._laid.is_in(folder, without=self._compiled)
