@@ -6,6 +6,7 @@ Kubernetes resource model.
 
 from __future__ import annotations
 
+import functools
 import re
 from decimal import ROUND_CEILING, Context, Decimal
 from typing import Final, NamedTuple
@@ -34,12 +35,21 @@ def parse(text: str) -> Decimal:
     Raises ValueError if `text` is no quantity.
     """
     stripped = text.strip()
-    match = _QUANTITY.fullmatch(stripped) if len(stripped) <= _MAX_TEXT else None
-    if match is None:
+    value = _value(stripped) if len(stripped) <= _MAX_TEXT else None
+    if value is None:
         raise ValueError(
             f"{text[:_MAX_TEXT]!r} is not a Kubernetes quantity: write a number with an optional suffix, such as "
             "500m, 2, 1Gi or 1.5G"
         )
+    return value
+
+
+@functools.lru_cache(maxsize=1024)  # the same few are read many times for each pod
+def _value(text: str) -> Decimal | None:
+    """The value of a text of bounded length; None if it is no quantity."""
+    match = _QUANTITY.fullmatch(text)
+    if match is None:
+        return None
     value = Decimal(match["number"])
     if match["suffix"]:
         value = _EXACT.multiply(value, _SCALE[match["suffix"]])

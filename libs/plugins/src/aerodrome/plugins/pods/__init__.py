@@ -5,7 +5,6 @@ The order of the steps is a contract: later steps see what earlier ones made.  S
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -13,7 +12,7 @@ from typing import Any, Final
 from aerodrome.plugins.api import PodTemplates, TaskContext, V1Pod, no_pod_templates
 from aerodrome.plugins.config import K8sPluginConfig
 from aerodrome.plugins.pods.copilot import CoPilotStorage, add_helpers
-from aerodrome.plugins.pods.documents import containers_of, find_container
+from aerodrome.plugins.pods.documents import containers_of, copied, find_container
 from aerodrome.plugins.pods.environment import environment_sources, task_environment
 from aerodrome.plugins.pods.extended import extend
 from aerodrome.plugins.pods.metadata import object_metadata
@@ -52,7 +51,7 @@ def build_pod(context: TaskContext, settings: PodSettings) -> V1Pod:
     config = settings.config
     target = read_target(context)
     template = find_template(context, config, settings.pod_templates, settings.platform_namespace)
-    spec: V1Pod = copy.deepcopy(target.spec)
+    spec: V1Pod = copied(target.spec)
     spec.setdefault("restartPolicy", "Never")
     if not spec.get("serviceAccountName") and context.service_account:
         spec["serviceAccountName"] = context.service_account
@@ -93,9 +92,9 @@ def _customise(spec: V1Pod, primary: str, context: TaskContext, settings: PodSet
         for member in ("command", "args"):
             if member in container:
                 container[member] = render(container[member], context)
-        container["env"] = [*container.get("env", ()), *copy.deepcopy(variables)]
+        container["env"] = [*container.get("env", ()), *copied(variables)]
         if sources:
-            container["envFrom"] = [*container.get("envFrom", ()), *copy.deepcopy(sources)]
+            container["envFrom"] = [*container.get("envFrom", ()), *copied(sources)]
         base = template.container(name, primary=name == primary, init=name in init_names)
         if name in init_names:
             resources = init_resources(context, container, base, config)
@@ -108,7 +107,7 @@ def _customise(spec: V1Pod, primary: str, context: TaskContext, settings: PodSet
         if config.image_pull_policy:
             container.setdefault("imagePullPolicy", config.image_pull_policy)
         if name == primary and config.default_security_context:
-            container.setdefault("securityContext", copy.deepcopy(config.default_security_context))
+            container.setdefault("securityContext", copied(config.default_security_context))
 
 
 def _defaulted(target: Target, context: TaskContext, config: K8sPluginConfig, template: PodTemplate) -> list[str]:

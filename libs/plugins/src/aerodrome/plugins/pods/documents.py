@@ -30,6 +30,7 @@ _CONTAINER_SHAPE: Final[Mapping[str, type]] = {
     "resources": dict,
 }
 _LISTS_OF_OBJECTS: Final = frozenset({"env", "envFrom", "volumeMounts", "volumes", "tolerations"})
+_SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 _WORDS: Final[Mapping[type, str]] = {list: "a list", dict: "an object", str: "text"}
 
 
@@ -97,17 +98,25 @@ def find_container(spec: Mapping[str, Any], name: str) -> dict[str, Any] | None:
     return found[0] if found else None
 
 
+def copied(value: Any) -> Any:
+    """A copy of a JSON document; several times as fast as `copy.deepcopy`, which has to expect anything."""
+    kind = type(value)
+    if kind is dict:
+        return {key: copied(member) for key, member in value.items()}
+    if kind is list:
+        return [copied(member) for member in value]
+    return value if kind in _SCALARS else copy.deepcopy(value)
+
+
 def laid_over(base: Any, top: Any) -> Any:
     """`top` merged over `base` into a new document: objects by key, lists appended, anything else from `top`."""
     if isinstance(base, Mapping) and isinstance(top, Mapping):
-        merged = {
-            key: laid_over(value, top[key]) if key in top else copy.deepcopy(value) for key, value in base.items()
-        }
-        merged.update({key: copy.deepcopy(value) for key, value in top.items() if key not in base})
+        merged = {key: laid_over(value, top[key]) if key in top else copied(value) for key, value in base.items()}
+        merged.update({key: copied(value) for key, value in top.items() if key not in base})
         return merged
     if isinstance(base, list) and isinstance(top, list):
-        return copy.deepcopy(base) + copy.deepcopy(top)
-    return copy.deepcopy(top)
+        return [*copied(base), *copied(top)]
+    return copied(top)
 
 
 def quantity_text(value: Any) -> str:

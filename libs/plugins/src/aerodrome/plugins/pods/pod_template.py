@@ -28,6 +28,8 @@ class PodTemplate:
 
         `primary` is for the primary container only; those of init containers are `default-init` and `primary-init`.
         """
+        if not self.spec:
+            return {}
         entries = {entry["name"]: entry for entry in self.spec.get("initContainers" if init else "containers", ())}
         suffix = "-init" if init else ""
         layers = [f"default{suffix}"]

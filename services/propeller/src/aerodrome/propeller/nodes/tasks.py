@@ -6,6 +6,7 @@ Source: spec/data-plane.md, 2.1 to 2.9, 5.2, 5.3.
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from typing import Any, cast
 
@@ -66,12 +67,16 @@ _IN_PROCESS = "in process"
 the task are done by this process alone."""
 _AT_ONCE = "at once"
 """The same: the plugin that does its attempts at once."""
+_READS = "reads"
+"""The same: what its attempts read."""
 _WORK = "work"
 """Key of a node's memo: the task of this process that does the attempt, while it does."""
 _KILLED = "oom-killed"
 """Object beside the results of an attempt that was ended for lack of memory."""
 _MAX_ERROR_BYTES = 16 << 20
 """Largest error document that is read."""
+_JUST_BEFORE = 1.0
+"""Seconds within which the same status of a pod says nothing new."""
 _TAIL_LINES = 30
 _TRIES = 5
 
@@ -437,13 +442,14 @@ class TaskHandler:
     async def _context(self, run: Run, node: NodeState, attempt: int, *, with_inputs: bool = False) -> TaskContext:
         layout, spec, task = run.layout, node.spec, node.spec.task
         assert task is not None
+        reads_inputs, reads_template = self._reads(run, task)
         if run.child_queue and task.HasField("container"):
             task = _queued(task, run.child_queue)
         template_path = f"{layout.node_data(node)}/{TASK}"
-        if uses_task_template(task):
+        if reads_template:
             await run.literals.storage.write(template_path, task.SerializeToString())
         known = literals_pb2.LiteralMap()
-        if with_inputs or uses_inputs(task):
+        if with_inputs or reads_inputs:
             element = node.memo.get("element")  # of an item: what the item is given of the array's inputs
             known = element() if element is not None else await run.literals.read(layout.inputs(node))
         wanted = spec.interruptible
@@ -483,6 +489,14 @@ class TaskHandler:
                 limits=self._limits,
             ),
         )
+
+    @staticmethod
+    def _reads(run: Run, task: tasks_pb2.TaskTemplate) -> tuple[bool, bool]:
+        """Whether the values of inputs are needed to make the task's pods, and whether its pods read its template."""
+        known: tuple[tasks_pb2.TaskTemplate, tuple[bool, bool]] | None = run.known.get((_READS, id(task)))
+        if known is None:
+            known = run.known[_READS, id(task)] = (task, (uses_inputs(task), uses_task_template(task)))
+        return known[1]
 
     async def judge(
         self, run: Run, node: NodeState, attempt: int, plugin: PodPlugin, info: PhaseInfo, pod: V1Pod
@@ -570,11 +584,13 @@ class _Attempt:
         self._plugin = plugin
         self._context = context
         self._last: PhaseInfo | None = None
+        self._status: tuple[Any, Any] | None = None
+        self._seen_at = 0.0
         self._judging: asyncio.Task[None] | None = None
 
     def seen(self, pod: V1Pod) -> None:
         """The pod stands like this now."""
-        if self._judging is not None:
+        if self._judging is not None or self._is_known(pod):
             return
         info = advance(self._last, self._plugin.phase(self._context, pod))
         if info is None:
@@ -585,6 +601,13 @@ class _Attempt:
             return
         node, attempt, phase = self._node, self._attempt, TaskPhase(task_event_phase(info.phase))
         self._run.post(lambda engine, now: engine.task_phase(node, attempt, phase, info.version, now, info))
+
+    def _is_known(self, pod: V1Pod) -> bool:
+        """Whether the pod was seen like this just before; later on it may have been like this for too long."""
+        status, now = (pod.get("status"), pod["metadata"].get("deletionTimestamp")), time.monotonic()
+        known = self._status == status and now - self._seen_at < _JUST_BEFORE
+        self._status, self._seen_at = status, now
+        return known
 
     async def _judge(self, info: PhaseInfo, pod: V1Pod) -> None:
         node, attempt = self._node, self._attempt

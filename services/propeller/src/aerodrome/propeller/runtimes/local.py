@@ -111,18 +111,18 @@ class _Attempt:
 
 
 class _Changes:
-    """The latest of each pod that one watcher has yet to see."""
+    """The pods that one watcher has yet to see as they stand by then."""
 
     def __init__(self) -> None:
-        self._latest: dict[Key, Pod] = {}
+        self._latest: dict[Key, _Attempt] = {}
         self._some = asyncio.Event()
 
-    def add(self, key: Key, pod: Pod) -> None:
-        self._latest.pop(key, None)
-        self._latest[key] = pod
+    def add(self, attempt: _Attempt) -> None:
+        self._latest.pop(attempt.key, None)
+        self._latest[attempt.key] = attempt
         self._some.set()
 
-    async def next(self) -> Pod:
+    async def next(self) -> _Attempt:
         while not self._latest:
             self._some.clear()
             await self._some.wait()
@@ -264,11 +264,11 @@ class LocalRuntime:
         changes = _Changes()
         for attempt in self._attempts.values():
             if attempt.durable.is_set():
-                changes.add(attempt.key, self._shown(attempt))
+                changes.add(attempt)
         self._watchers.add(changes)
         try:
             while True:
-                yield await changes.next()
+                yield self._shown(await changes.next())
         finally:
             self._watchers.discard(changes)
 
@@ -407,10 +407,8 @@ class LocalRuntime:
         return {**attempt.pod, "metadata": metadata, "status": pods.status(situation)}
 
     def _changed(self, attempt: _Attempt) -> None:
-        if self._watchers:
-            pod = self._shown(attempt)
-            for watcher in self._watchers:
-                watcher.add(attempt.key, pod)
+        for watcher in self._watchers:
+            watcher.add(attempt)
 
     # -- from queued to running --
 
