@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from typing import Any
 
@@ -16,7 +17,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aerodrome.admin.config import AdminConfig
-from aerodrome.admin.domain.budgets import PRESENT_SECONDS, Bucket, Budgets, Turns
+from aerodrome.admin.domain.budgets import (
+    CROWD_SHARE,
+    MOST_STEP_SECONDS,
+    PRESENT_SECONDS,
+    UNPACED,
+    Bucket,
+    Budgets,
+    Moment,
+    Pace,
+    Turns,
+)
 from aerodrome.admin.limits_config import LimitsConfig, RequestBudget
 from aerodrome.admin.rpc.limits import limit
 from aerodrome.stdlib.clock import ManualClock
@@ -130,6 +141,67 @@ async def test_a_crowd_keeps_few_places_as_long_as_another_project_is_there() ->
     assert len(turns.end("crowd", clock.boottime())) == 9  # nobody else came back
 
 
+@given(works=st.lists(st.floats(0.0001, MOST_STEP_SECONDS), min_size=50, max_size=200))
+def test_a_pace_leaves_the_loop_its_share_of_the_time(works: list[float]) -> None:
+    pace, at, worked = Pace(), 0.0, 0.0
+    for work in works:
+        pause = pace.wait(Moment(at, worked))
+        assert pause <= MOST_STEP_SECONDS / CROWD_SHARE  # nobody comes to a halt
+        at += pause
+        pace.began(Moment(at, worked))
+        at, worked = at + work, worked + work
+    slack = 20 * MOST_STEP_SECONDS  # what an average of the last few is behind by
+    assert worked <= CROWD_SHARE * at + slack
+
+
+def test_a_pace_follows_from_what_a_request_costs() -> None:
+    for work in (0.001, 0.004):
+        pace, at, worked = Pace(), 0.0, 0.0
+        for _ in range(200):
+            at += pace.wait(Moment(at, worked))
+            pace.began(Moment(at, worked))
+            at, worked = at + work, worked + work
+        assert worked / at == pytest.approx(CROWD_SHARE, rel=0.1)
+    assert pace.wait(Moment(at + 1, worked)) == 0.0  # what waits for a store or a database is not slowed down
+
+
+def test_a_crowd_waits_for_its_pace_and_others_do_not() -> None:
+    turns: Turns[int] = Turns(16)
+    assert turns.begin("few", 0.0)
+    turns.end("few", 0.0)
+    for _ in range(UNPACED):
+        assert turns.begin("crowd", 0.0)
+    for who in range(64):
+        turns.wait("crowd", who)
+    at, worked = 0.0, 0.0
+    while turns.busy:  # each takes 2 ms, and the loop has no rest: fewer follow than end
+        at, worked = at + 0.002, worked + 0.002
+        turns.end("crowd", 0.0, Moment(at, worked))
+    now = Moment(at, worked)
+    pause = turns.pause(0.0, now)
+    assert pause is not None
+    assert pause > 0
+    assert turns.waiting("crowd") > 32
+    assert turns.go_on(0.0, Moment(at + pause / 2, worked)) == []
+    for _ in range(UNPACED):
+        assert turns.begin("few", 0.0, now)  # at once
+    assert len(turns.go_on(0.0, Moment(at + pause + 0.0001, worked))) == 1
+    assert len(turns.go_on(PRESENT_SECONDS, Moment(at + pause + 0.0002, worked))) == 11  # nobody else came back
+
+
+def test_where_all_are_crowds_nobody_waits_for_a_pace() -> None:
+    turns: Turns[int] = Turns(16)
+    for project in ("a", "b"):
+        while turns.begin(project, 0.0):
+            pass
+        for who in range(50):
+            turns.wait(project, who)
+    for step in range(1, 60):
+        now = Moment(step / 1000, step / 1000)
+        turns.end("ab"[step % 2], 0.0, now)
+        assert turns.pause(0.0, now) is None  # all places are taken
+
+
 def test_a_project_of_its_own_budget_pays_from_that() -> None:
     budgets = Budgets(RequestBudget(requests_per_second=1, burst=1), {"large": RequestBudget()})
     assert [budgets.take("large", 5, 0.0) for _ in range(3)] == [0.0, 0.0, 0.0]
@@ -175,6 +247,35 @@ async def test_a_burst_of_one_project_leaves_places_for_others_at_once() -> None
             slow.go.release()
         assert await asyncio.gather(*others) == ["few"] * 3
         assert (await asyncio.gather(*burst, return_exceptions=True)).count("crowd") == 499
+
+
+class Working:
+    """A servicer whose every answer costs the loop a little."""
+
+    async def CreateExecution(self, request: execution_pb2.ExecutionCreateRequest, context: Any) -> str:
+        until = time.thread_time() + 0.001
+        while time.thread_time() < until:
+            pass
+        await asyncio.sleep(0)
+        return request.project
+
+
+async def test_a_crowd_that_is_paced_is_answered_to_the_last() -> None:
+    working = Working()
+    limit(working, LimitsConfig(), ManualClock())
+    create: Any = working.CreateExecution
+    crowd = execution_pb2.ExecutionCreateRequest(project="crowd")
+    few = execution_pb2.ExecutionCreateRequest(project="few")
+    async with asyncio.timeout(30):
+        await create(few, None)
+        burst = [asyncio.ensure_future(create(crowd, None)) for _ in range(100)]
+        for each in burst[50:60]:
+            each.cancel()
+        while not all(each.done() for each in burst):
+            assert await create(few, None) == "few"
+            await asyncio.sleep(0.002)
+        answers = await asyncio.gather(*burst, return_exceptions=True)
+        assert answers.count("crowd") == 90
 
 
 async def test_too_many_that_wait_are_refused_but_children_never(build: Any) -> None:

@@ -2,15 +2,17 @@
 
 Requests that create something and requests that list something are worked on a few at a time, each kind by itself, and
 one project never has all of the places, and a quarter of them while others ask for something too: whatever it sends,
-another's request waits for one place at most, and shares the process with few.  Beyond that a project has a budget, if
-one is configured.  An execution that a node of another one launches takes no budget and is never refused here, because
-its parent would fail; its parent's parallelism bounds it.
+another's request waits for one place at most, and shares the process with few.  A crowd's requests are begun at a pace
+then that leaves the loop time for others.  Beyond that a project has a budget, if one is configured.  An execution that
+a node of another one launches takes no budget and is never refused here, because its parent would fail; its parent's
+parallelism bounds it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,13 +22,14 @@ from flyteidl.admin.execution_pb2 import ExecutionCreateRequest, ExecutionMetada
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
 
-from aerodrome.admin.domain.budgets import Budgets, Turns
+from aerodrome.admin.domain.budgets import Budgets, Moment, Turns
 from aerodrome.admin.domain.validation import MAX_TEXT_CHARS, shown
 from aerodrome.admin.limits_config import LimitsConfig
 from aerodrome.admin.rpc.measuring import Handler
 from aerodrome.stdlib.clock import Clock
 from aerodrome.stdlib.errors import ResourceExhausted
 
+_SHORTEST_PAUSE_SECONDS = 0.0005
 _WHEN_FULL_SECONDS = 1.0
 """After which time it may be worth trying again when too many requests wait."""
 
@@ -83,11 +86,12 @@ class Gate:
         self._turns: Turns[asyncio.Future[None]] = Turns(most)
         self._most_waiting = most_waiting
         self._clock = clock
+        self._timer: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
     async def passing(self, project: str, *, never_refused: bool = False) -> AsyncIterator[None]:
         """Wait for a place, and keep it.  Raises ResourceExhausted if too many of the project wait already."""
-        if not self._turns.begin(project, self._clock.boottime()):
+        if not self._turns.begin(project, self._clock.boottime(), _moment()):
             if self._turns.waiting(project) >= self._most_waiting and not never_refused:
                 raise _exhausted(
                     f"{self._most_waiting} requests of project {shown(project)} wait already; send fewer at once, or "
@@ -103,6 +107,7 @@ class Gate:
     async def _wait(self, project: str) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._turns.wait(project, turn)
+        self._look_again()
         try:
             await turn
         except asyncio.CancelledError:
@@ -111,9 +116,30 @@ class Gate:
             raise
 
     def _end(self, project: str) -> None:
-        for turn in self._turns.end(project, self._clock.boottime()):
+        self._let_in(self._turns.end(project, self._clock.boottime(), _moment()))
+
+    def _go_on(self) -> None:
+        self._timer = None
+        self._let_in(self._turns.go_on(self._clock.boottime(), _moment()))
+
+    def _let_in(self, turns: list[asyncio.Future[None]]) -> None:
+        for turn in turns:
             if not turn.done():  # otherwise it was cancelled, and gives its place back itself
                 turn.set_result(None)
+        self._look_again()
+
+    def _look_again(self) -> None:
+        """Where it is the pace that somebody waits for, nobody's end lets them in."""
+        if self._timer is not None:
+            return
+        seconds = self._turns.pause(self._clock.boottime(), _moment())
+        if seconds is not None:
+            self._timer = asyncio.get_running_loop().call_later(max(seconds, _SHORTEST_PAUSE_SECONDS), self._go_on)
+
+
+def _moment() -> Moment:
+    """Now, and how long the thread of the loop has worked; time in which others had its core does not count."""
+    return Moment(time.monotonic(), time.thread_time())
 
 
 def limit(servicer: object, limits: LimitsConfig, clock: Clock) -> None:
