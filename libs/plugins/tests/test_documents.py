@@ -28,6 +28,6 @@ def test_a_copy_is_equal_and_shares_nothing_that_can_change(document: object) ->
 
 
 def test_what_is_no_json_is_copied_too() -> None:
-    given_pair = ({"a": [1]}, MappingProxyType({}).copy())
+    given_pair: tuple[dict[str, list[int]], dict[str, str]] = ({"a": [1]}, MappingProxyType({}).copy())
     assert copied([given_pair]) == [given_pair]
     assert copied([given_pair])[0][0] is not given_pair[0]

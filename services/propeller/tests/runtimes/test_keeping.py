@@ -18,7 +18,7 @@ def log_of(directory: Directory, name: str, at: float, *, known: bool = False) -
     key = Key("p-d", name)
     if known:
         directory.write(key, Record({"metadata": {"namespace": "p-d", "name": name}}, at, "boot"))
-    path = directory.log(key)
+    path = Path(directory.log(key))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("it said this")
     os.utime(path, (at, at))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,18 +13,19 @@ from hypothesis import strategies as st
 
 from aerodrome.propeller.runtimes.records import remove_small_tree, remove_tree
 
+Tree = Mapping[str, Any] | None
 TREES = st.recursive(
     st.none(), lambda below: st.dictionaries(st.sampled_from("abcdefgh"), below, max_size=8), max_leaves=120
 )
 
 
-def grow(folder: Path, tree: dict[str, object] | None) -> int:
+def grow(folder: Path, tree: Tree) -> int:
     """Make the tree; how many entries it has."""
     if tree is None:
         folder.write_bytes(b"x")
         return 0
     folder.mkdir()
-    return sum(1 + grow(folder / name, below) for name, below in tree.items())  # type: ignore[arg-type]
+    return sum(1 + grow(folder / name, below) for name, below in tree.items())
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)

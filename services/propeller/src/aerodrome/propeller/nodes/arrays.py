@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any, cast
 
@@ -334,7 +335,9 @@ class _Array:
         def post(observation: Observation) -> None:
             run.post(lambda engine, now: observation(cast(Engine, _ItemEngine(engine, node, index)), now))
 
-        return replace(run, post=post)
+        view = copy(run)
+        view.post = post
+        return view
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Do it beside whatever else is being started."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from flyteidl.core import errors_pb2, literals_pb2, tasks_pb2
@@ -81,6 +81,16 @@ _TAIL_LINES = 30
 _TRIES = 5
 
 
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """Which of the shapes of plugins one has."""
+
+    in_process: bool
+    at_once: bool
+    remote: bool
+    pod: bool
+
+
 class TaskHandler:
     """Runs tasks as pods."""
 
@@ -106,7 +116,7 @@ class TaskHandler:
         self._remote = RemoteAttempts(clock or SystemClock())
         self._keep_pods = keep_pods
         self._cached = cached
-        self._in_process: dict[str, bool] = {}
+        self._shapes: dict[str, _Shape] = {}
         """By plugin."""
 
     async def prepare(self, run: Run, node: NodeState) -> Observation:
@@ -165,13 +175,18 @@ class TaskHandler:
             plugin = self._registry.resolve(task.type, run.plugin_overrides, self._plugins)
         except PluginError:
             return False
-        return self._is_in_process(plugin)
+        return self._shape(plugin).in_process
 
-    def _is_in_process(self, plugin: Plugin) -> bool:
+    def _shape(self, plugin: Plugin) -> _Shape:
         """Asked for each attempt, and looking through a protocol's members takes longer than to run an echo."""
-        known = self._in_process.get(plugin.id)
+        known = self._shapes.get(plugin.id)
         if known is None:
-            known = self._in_process[plugin.id] = isinstance(plugin, InProcessPlugin)
+            known = self._shapes[plugin.id] = _Shape(
+                in_process=isinstance(plugin, InProcessPlugin),
+                at_once=isinstance(plugin, AtOncePlugin),
+                remote=isinstance(plugin, RemotePlugin),
+                pod=isinstance(plugin, PodPlugin),
+            )
         return known
 
     async def start(self, run: Run, node: NodeState, attempt: int) -> None:
@@ -191,8 +206,9 @@ class TaskHandler:
             await self._registry.discover(task.type)
             plugin = self._registry.resolve(task.type, run.plugin_overrides, self._plugins)
             run.layout.begin(node.unique_id)
-            if self._is_in_process(plugin):
-                if isinstance(plugin, AtOncePlugin):
+            shape = self._shape(plugin)
+            if shape.in_process:
+                if shape.at_once:
                     run.known[_AT_ONCE, id(task)] = (task, plugin)
                 await self._do(run, node, attempt, cast(InProcessPlugin, plugin))
                 return
@@ -200,13 +216,14 @@ class TaskHandler:
                 inputs = await run.literals.read(run.layout.inputs(node))
                 run.layout.keep_apart(node.unique_id)
                 await run.literals.write(run.layout.inputs(node), inputs)
-            if isinstance(plugin, RemotePlugin):
-                await self._do_elsewhere(run, node, attempt, plugin)
+            if shape.remote:
+                await self._do_elsewhere(run, node, attempt, cast(RemotePlugin, plugin))
                 return
-            if not isinstance(plugin, PodPlugin):
+            if not shape.pod:
                 raise PluginError(_no_pod(task.type, plugin.id))
             context = await self._context(run, node, attempt)
             policy = policy_for(context, self._limits.retry)
+            plugin = cast(PodPlugin, plugin)
             pod = plugin.build(context)
             if attempt and policy.memory_factor > 1:
                 pod = with_more_memory(pod, policy, await self._memory_kills(run, node, attempt))

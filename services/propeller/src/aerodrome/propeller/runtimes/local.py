@@ -387,7 +387,7 @@ class LocalRuntime:
 
     def _shown(self, attempt: _Attempt) -> Pod:
         metadata = dict(attempt.pod["metadata"])
-        annotations = {**(metadata.get("annotations") or {}), pods.LOG_PATH: str(self._directory.log(attempt.key))}
+        annotations = {**(metadata.get("annotations") or {}), pods.LOG_PATH: self._directory.log(attempt.key)}
         if attempt.warnings:
             annotations[pods.WARNING] = "; ".join(attempt.warnings)
         metadata["annotations"] = annotations
@@ -469,7 +469,7 @@ class LocalRuntime:
             if attempt.state is State.LAUNCHING:
                 await self._end(attempt, self._outcome(pods.STARTED_NOT, "StartError", error.message))
             return
-        folder = self._secret_folders.folder(*attempt.key, self._directory.work(attempt.key))
+        folder = self._secret_folders.folder(*attempt.key, Path(self._directory.work(attempt.key)))
         try:
             secrets = await self._secrets_of(attempt, folder)
         except SecretRefused as refusal:
@@ -547,12 +547,13 @@ class LocalRuntime:
 
     def _job(self, attempt: _Attempt, plan: Plan, python: Path) -> dict[str, Any]:
         work = self._directory.work(attempt.key)
-        environment = {**zygotes.base_environment(python, work / "tmp"), **self._environment, **plan.environment}
+        temporary = f"{work}/tmp"
+        environment = {**zygotes.base_environment(python, Path(temporary)), **self._environment, **plan.environment}
         if "PATH" in plan.environment:
             environment["PATH"] = f"{python.parent}{os.pathsep}{plan.environment['PATH']}"
         places = {path: str(self.volume(*attempt.key, volume)) for path, volume in plan.mounts.items()}
         environment = {name: pods.relocated(value, places) for name, value in environment.items()}
-        environment["TMPDIR"] = str(work / "tmp")
+        environment["TMPDIR"] = temporary
         environment[zygote.MARKER] = self._directory.marker(attempt.key)
         given = pods.relocated(plan.working_dir or "", places)
         return {
@@ -560,8 +561,8 @@ class LocalRuntime:
             "key": str(attempt.key),
             "name": attempt.key.name,
             "record": self._directory.record(attempt.key),
-            "log": str(self._directory.log(attempt.key)),
-            "folder": str(work / "code"),
+            "log": self._directory.log(attempt.key),
+            "folder": f"{work}/code",
             "working_dir": given
             if given in places.values() or (os.path.isabs(given) and os.path.isdir(given))
             else None,

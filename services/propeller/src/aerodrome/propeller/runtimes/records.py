@@ -87,7 +87,7 @@ class Directory:
         self.closed_properly = False
         """Whether its last owner closed it, so that nothing written then can be missing now."""
         self._lock: int | None = None
-        self._pods = str(root / "pods")
+        self._pods, self._logs, self._work = (str(root / folder) for folder in ("pods", "logs", "work"))
         self._volumes = root / "volumes"
 
     def open(self) -> None:
@@ -133,13 +133,13 @@ class Directory:
         """The path of an attempt's files without their suffix."""
         return f"{self._pods}/{key.namespace}/{key.name}"  # asked for many times an attempt, and joining paths is dear
 
-    def log(self, key: Key) -> Path:
-        """What an attempt printed."""
-        return self.root.joinpath("logs", key.namespace, f"{key.name}.log")
+    def log(self, key: Key) -> str:
+        """The path of what an attempt printed."""
+        return f"{self._logs}/{key.namespace}/{key.name}.log"
 
-    def work(self, key: Key) -> Path:
-        """An attempt's own directory."""
-        return self.root.joinpath("work", key.namespace, key.name)
+    def work(self, key: Key) -> str:
+        """The path of an attempt's own directory."""
+        return f"{self._work}/{key.namespace}/{key.name}"
 
     def volumes(self, key: Key) -> Path:
         """Where an attempt's volumes are, by a path that needs no quotes in a shell."""
@@ -162,7 +162,7 @@ class Directory:
     def write(self, key: Key, record: Record) -> None:
         """Make a new attempt durable.  Raises OSError."""
         path = self.record(key)
-        for folder in (os.path.dirname(path), self.log(key).parent):
+        for folder in (os.path.dirname(path), os.path.dirname(self.log(key))):
             os.makedirs(folder, mode=0o700, exist_ok=True)
         for suffix in _BESIDE:  # of an earlier attempt of this name, whose deletion was cut short
             _unlink(path + suffix)
@@ -231,7 +231,7 @@ class Directory:
 
     def forget(self, key: Key) -> None:
         """Remove the log of an attempt that was removed."""
-        _unlink(str(self.log(key)))
+        _unlink(self.log(key))
 
     def forget_logs(self, before: float) -> int:
         """Remove logs of attempts that are gone, last written before that instant (since the epoch); how many."""
@@ -246,11 +246,11 @@ class Directory:
 
     def clean(self, key: Key) -> None:
         """Remove an attempt's own directory."""
-        remove_tree(self.work(key))
+        remove_tree(Path(self.work(key)))
 
     def clean_small(self, key: Key) -> bool:
         """As `clean`; False if that would take long, and `clean` has to do the rest."""
-        return remove_small_tree(str(self.work(key)))
+        return remove_small_tree(self.work(key))
 
     def clean_others(self, live: set[Key]) -> None:
         """Remove what earlier owners left: directories of attempts that are not live, and files without a record."""
@@ -268,7 +268,7 @@ class Directory:
     def tail(self, key: Key, lines: int, limit_bytes: int = 65_536) -> str:
         """The last lines of an attempt's log; empty if it printed nothing."""
         try:
-            with self.log(key).open("rb") as file:
+            with open(self.log(key), "rb") as file:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(max(0, size - limit_bytes))
                 text = file.read().decode(errors="replace")
