@@ -124,7 +124,6 @@ def test_code_that_was_touched_is_not_used_again(attempts: Attempts, task: Calla
     [
         lambda code, scratch: (scratch / "left").touch(),
         lambda code, scratch: (scratch / "user_space" / "left").mkdir(),
-        lambda code, scratch: next((scratch / "sandbox/local_flytekit").glob("[0-9]*")).joinpath("left").touch(),
         lambda code, scratch: (scratch / "sandbox/local_flytekit/engine_dir/left").symlink_to("/"),
         lambda code, scratch: (scratch / "user_space").chmod(0o500),
         lambda code, scratch: (scratch / "user_space").rmdir(),
@@ -139,6 +138,13 @@ def test_a_folder_of_flytekits_in_which_something_was_left_is_not_used_again(
     assert not attempts.run()[1]
 
 
+def test_what_a_task_left_in_its_own_folder_is_put_aside(attempts: Attempts) -> None:
+    attempts.run(
+        lambda code, scratch: next((scratch / "sandbox/local_flytekit").glob("[0-9]*")).joinpath("left").touch()
+    )
+    assert attempts.run()[1]
+
+
 def test_nothing_behind_a_link_is_removed(attempts: Attempts, tmp_path: Path) -> None:
     (tmp_path / "elsewhere" / "precious").mkdir(parents=True)
 
@@ -147,7 +153,7 @@ def test_nothing_behind_a_link_is_removed(attempts: Attempts, tmp_path: Path) ->
         (scratch / "sandbox" / "local_flytekit").symlink_to(tmp_path / "elsewhere")
 
     attempts.run(link)
-    assert (tmp_path / "elsewhere" / "precious").is_dir()
+    assert (tmp_path / "elsewhere" / "precious").is_dir()  # neither moved nor removed
     assert not attempts.run()[1]
 
 

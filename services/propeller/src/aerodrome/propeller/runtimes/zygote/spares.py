@@ -74,8 +74,9 @@ class Spares:
                 place = self._move(job["folder"])
                 if place is not None:
                     self._codes.append(_Code(place, found if _newest(found) < time.time() - _SURE_SECONDS else None))
-        scratch = os.path.join(job["environment"]["TMPDIR"], job["scratch"])
-        if len(self._scratches) < self._limit and _empty(scratch):
+        temporary = job["environment"]["TMPDIR"]
+        scratch = os.path.join(temporary, job["scratch"])
+        if len(self._scratches) < self._limit and _emptied(scratch, temporary):
             place = self._move(scratch)
             if place is not None:
                 self._scratches.append(place)
@@ -102,8 +103,11 @@ def _newest(stamps: list[tuple[int, ...]]) -> float:
     return max((each[-1] for each in stamps), default=0) / 1e9
 
 
-def _empty(scratch: str) -> bool:
-    """Whether flytekit's folder holds what it makes for each attempt, and nothing that a task made."""
+def _emptied(scratch: str, aside: str) -> bool:
+    """Whether flytekit's folder holds what it makes for each attempt, and nothing that a task made.
+
+    The folder that flytekit makes for the task is put `aside` with all that is in it, to go as the attempt's others do.
+    """
     places = [os.path.join(scratch, each) if each else scratch for each in _SCRATCH]
     room = os.path.join(scratch, _ROOM)
     try:
@@ -111,7 +115,7 @@ def _empty(scratch: str) -> bool:
             return False
         for name in os.listdir(room):
             if name != "engine_dir":
-                os.rmdir(os.path.join(room, name))  # which fails if it is not empty
+                os.rename(os.path.join(room, name), os.path.join(aside, name))
         return sum(len(os.listdir(each)) for each in places) == len(places) - 1
     except OSError:
         return False
