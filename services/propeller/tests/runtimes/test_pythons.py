@@ -29,6 +29,8 @@ class Command:
             sys.exit(int(args[-1]))
         print(json.dumps({"argv": sys.argv, "random": random_number, "pid": os.getpid(), "parent": os.getppid(),
                           "path": sys.path[:2], "cwd": os.getcwd(), "version": sys.version_info[:2],
+                          "register": os.register_at_fork.__module__,
+                          "native": threading.main_thread().native_id == threading.get_native_id(),
                           "threads": threading.active_count(), "main": sys.modules["__main__"].__file__}))
         threading.Thread(target=print, args=("from a thread",)).start()
         sys.exit()
@@ -107,6 +109,8 @@ async def test_a_command_is_forked(opened: Open, python: Path) -> None:
         assert seen[2]["argv"] == [str(python.parent / "pyflyte-execute"), "--number", "2"]
         assert seen[2]["main"] == seen[2]["argv"][0]
         assert seen[2]["threads"] == 1
+        assert seen[2]["native"] or seen[2]["version"] == [3, 13]  # which forgets it in any fork
+        assert seen[2]["register"] == "posix"  # nothing of the zygote is left there
         assert seen[2]["path"][0] == str(python.parent)
 
         pod = await run_pod(runtime, make_pod("coded", args=["pyflyte-map-execute", "--code", "9"]))
@@ -118,6 +122,24 @@ async def test_a_command_is_forked(opened: Open, python: Path) -> None:
             runtime, make_pod("other", ["python", "-c", "import flytekit; print(flytekit.__version__)"])
         )
         assert await runtime.tail("tests", "other") == "stand-in"
+
+
+HOOK = """
+HOOKED = []
+os.register_at_fork(after_in_child=lambda: HOOKED.append(os.getpid()))
+Command.main = lambda self, args, prog_name: print(HOOKED[-1:] == [os.getpid()])
+"""
+
+
+async def test_what_somebody_wants_done_after_a_fork_is_done(opened: Open, python: Path) -> None:
+    [package] = python.parent.parent.glob("lib/python3*/site-packages/flytekit")
+    with (package / "bin" / "entrypoint.py").open("a") as file:
+        file.write(HOOK)
+    async with opened(python=python, slots=1) as runtime:
+        pod = await run_pod(runtime, make_pod("a", args=["pyflyte-execute"]))
+        said = await runtime.tail("tests", "a")
+        assert pod["status"]["phase"] == "Succeeded", said
+        assert said == "True"
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,8 @@ class Preloaded:
         """Make what is loaded immovable, so that forks share its memory."""
         gc.collect()
         self.randoms += [each for each in gc.get_objects() if issubclass(type(each), random.Random)]
+        if not any(each is random.seed.__self__ for each in self.randoms):  # type: ignore[attr-defined]
+            self.randoms.append(random.seed.__self__)  # type: ignore[attr-defined]
         gc.freeze()
 
     def renew_in_child(self) -> None:

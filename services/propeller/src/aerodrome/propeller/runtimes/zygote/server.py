@@ -21,6 +21,7 @@ from . import PROGRAM, kernel, practice
 from .attempt import Attempt, handlers_to_set
 from .distributions import Distributions
 from .faults import point
+from .forking import Forks
 from .messages import PROTOCOL, receive, send
 from .notes import claim, write_json
 from .preloaded import Preloaded
@@ -56,11 +57,11 @@ class Zygote:
     """The process that forks, reaps, and answers the platform."""
 
     def __init__(
-        self, settings: Mapping[str, Any], preloaded: Preloaded | None = None, template: Template | None = None
+        self, settings: Mapping[str, Any], preloaded: Preloaded | None = None, forks: Forks | None = None
     ) -> None:
         self._settings = dict(settings)
-        self._template = template
-        self._spares = Spares(f"{settings['name']}.tmp", settings["warm"], template)
+        self._template: Template | None = None
+        self._spares = Spares(f"{settings['name']}.tmp", settings["warm"], None)
         self._templates: set[int] = set()
         """The templates that were forked from this zygote, by pid."""
         self._name: str = settings["name"]
@@ -70,6 +71,7 @@ class Zygote:
         self._grace: float = settings["grace"]
         self._patience_alone = min(self._outlive, UNMET_SECONDS)
         self._preloaded = preloaded or Preloaded()
+        self._forks = forks or Forks()
         self._distributions = Distributions(settings["cache"], settings["cache_limit"])
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._platform: socket.socket | None = None
@@ -95,6 +97,7 @@ class Zygote:
         kernel.obey_permissions()
         self._introduce()
         self._listen()
+        self._forks.watch()
         if without is None:
             self._preloaded.load()
         else:
@@ -128,6 +131,7 @@ class Zygote:
         self._listener.setblocking(False)
 
     def _serve(self) -> None:
+        self._forks.unwatch()
         self._handlers = handlers_to_set()  # it changes no more
         self._alone_since = time.monotonic()  # the platform that started this is already in the listener's queue
         try:
@@ -365,7 +369,7 @@ class Zygote:
         ours, theirs = socket.socketpair()
         signal.pthread_sigmask(signal.SIG_BLOCK, [number for number, _ in self._handlers])
         try:
-            pid = os.fork()
+            pid = self._forks.fork()
             if pid == 0:
                 ours.close()
                 Attempt(theirs, self._preloaded, self._distributions, self._handlers, self._template).live()
@@ -418,7 +422,7 @@ class Zygote:
             redirect(name + ".log")
             os.mkdir(name + ".tmp", 0o700)
             os.environ["TMPDIR"] = tempfile.tempdir = os.path.abspath(name + ".tmp")
-            successor = Zygote({**self._settings, "name": name}, self._preloaded)
+            successor = Zygote({**self._settings, "name": name}, self._preloaded, self._forks)
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             successor.run_as_template(order["reference"], order["module"])
             shutil.rmtree(name + ".tmp", ignore_errors=True)
@@ -438,6 +442,7 @@ class Zygote:
         """Import a module of a distribution, then serve like any other zygote.  Raises NotTemplated."""
         self._introduce()
         try:
+            self._forks.watch()
             self._template = Template.load(reference, module, self._distributions)
             self._spares = Spares(f"{self._name}.tmp", self._warm_wanted, self._template)
             self._preloaded.settle()
