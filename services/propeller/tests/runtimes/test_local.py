@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +21,7 @@ from aerodrome.plugins.config import K8sPluginConfig
 from aerodrome.plugins.status import judge
 from aerodrome.propeller.runtimes import LocalRuntime, Pod
 from aerodrome.propeller.runtimes.pods import Key
-from aerodrome.propeller.runtimes.records import Directory
+from aerodrome.propeller.runtimes.records import Directory, Record
 from aerodrome.stdlib.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, Unavailable
 
 from .harness import Open, appears, carriers, gone, make_pod, run_pod, say_pid, terminated, until
@@ -330,6 +331,29 @@ async def test_slots_are_given_in_order_of_arrival(opened: Open, tmp_path: Path)
         for name in names:
             await until(runtime, name, "Succeeded")
         assert (tmp_path / "order").read_text().split() == names
+
+
+async def test_slots_are_given_in_order_of_arrival_whichever_the_disk_records_first(
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, others = Directory.write, threading.Event()
+
+    def first_last(directory: Directory, key: Key, record: Record) -> None:
+        if key.name == "n0":
+            assert others.wait(30)
+        write(directory, key, record)
+
+    monkeypatch.setattr(Directory, "write", first_last)
+    names = [f"n{number}" for number in range(3)]
+    async with opened(slots=1) as runtime:
+        pods = [make_pod(name, ["sh", "-c", f"echo {name} >> {tmp_path}/order"]) for name in names]
+        starts = [asyncio.create_task(runtime.start(pod)) for pod in pods]
+        await asyncio.wait(starts[1:])
+        others.set()
+        await asyncio.gather(*starts)
+        for name in names:
+            await until(runtime, name, "Succeeded")
+    assert (tmp_path / "order").read_text().split() == names
 
 
 async def test_an_idle_parent_gives_its_slot_to_its_child(opened: Open, tmp_path: Path) -> None:

@@ -180,6 +180,8 @@ class LocalRuntime:
         self._attempts: dict[Key, _Attempt] = {}
         self._live: dict[Key, _Attempt] = {}
         self._queue: deque[_Attempt] = deque()
+        self._arriving: deque[_Attempt] = deque()
+        """Those that are being recorded."""
         self._links: dict[str, zygotes.Link] = {}
         """Every zygote that is connected, by name."""
         self._templates = Templates()
@@ -212,13 +214,24 @@ class LocalRuntime:
         attempt = _Attempt(key, pod, self._now())
         self._attempts[key] = attempt
         refusal = self._plan(attempt)
-        await self._record(attempt)
+        self._arriving.append(attempt)
+        try:
+            await self._record(attempt)
+            if refusal is None:
+                faults.point("pod.recorded")
+        finally:
+            self._arrived()
         if refusal is not None:
             await self._end(attempt, refusal)
             return
-        faults.point("pod.recorded")
-        self._queue.append(attempt)
         self._changed(attempt)
+
+    def _arrived(self) -> None:
+        """Queue those that are durable in the order in which they were asked for, whichever the disk wrote first."""
+        while self._arriving and self._arriving[0].durable.is_set():
+            attempt = self._arriving.popleft()
+            if attempt.failed is None and attempt.plan is not None:
+                self._queue.append(attempt)
         self._admit()
 
     async def _record(self, attempt: _Attempt) -> None:
@@ -234,6 +247,9 @@ class LocalRuntime:
             attempt.failed = Unavailable(f"the start of the pod {attempt.key} was cancelled")
             await asyncio.wait([writing])
             await asyncio.to_thread(self._directory.remove, attempt.key)
+            raise
+        except Exception as error:
+            attempt.failed = Unavailable(f"the pod {attempt.key} could not be recorded: {error}")
             raise
         finally:
             if attempt.failed is not None:
