@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from typing import Any
 
@@ -17,17 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aerodrome.admin.config import AdminConfig
-from aerodrome.admin.domain.budgets import (
-    CROWD_SHARE,
-    MOST_STEP_SECONDS,
-    PRESENT_SECONDS,
-    UNPACED,
-    Bucket,
-    Budgets,
-    Moment,
-    Pace,
-    Turns,
-)
+from aerodrome.admin.domain.budgets import FEW, PRESENT_SECONDS, STEP_SECONDS, Bucket, Budgets, Turns
 from aerodrome.admin.limits_config import LimitsConfig, RequestBudget
 from aerodrome.admin.rpc.limits import limit
 from aerodrome.stdlib.clock import ManualClock
@@ -132,74 +121,61 @@ async def test_a_crowd_keeps_few_places_as_long_as_another_project_is_there() ->
     assert turns.begin("few", clock.boottime())  # at once, as there is room for it
     for who in range(64):
         turns.wait("crowd", who)
-    for left in range(11, 3, -1):  # what is under way ends, and nobody of the crowd follows
+    for left in range(11, 0, -1):  # what is under way ends, and nobody of the crowd follows
         assert turns.end("crowd", clock.boottime()) == []
         assert turns.busy == left + 1
     assert len(turns.end("crowd", clock.boottime())) == 1
     assert turns.end("few", clock.boottime()) == []
     await clock.advance(PRESENT_SECONDS)
-    assert len(turns.end("crowd", clock.boottime())) == 9  # nobody else came back
+    assert len(turns.end("crowd", clock.boottime())) == 12  # nobody else came back
 
 
-@given(works=st.lists(st.floats(0.0001, MOST_STEP_SECONDS), min_size=50, max_size=200))
-def test_a_pace_leaves_the_loop_its_share_of_the_time(works: list[float]) -> None:
-    pace, at, worked = Pace(), 0.0, 0.0
-    for work in works:
-        pause = pace.wait(Moment(at, worked))
-        assert pause <= MOST_STEP_SECONDS / CROWD_SHARE  # nobody comes to a halt
-        at += pause
-        pace.began(Moment(at, worked))
-        at, worked = at + work, worked + work
-    slack = 20 * MOST_STEP_SECONDS  # what an average of the last few is behind by
-    assert worked <= CROWD_SHARE * at + slack
-
-
-def test_a_pace_follows_from_what_a_request_costs() -> None:
-    for work in (0.001, 0.004):
-        pace, at, worked = Pace(), 0.0, 0.0
-        for _ in range(200):
-            at += pace.wait(Moment(at, worked))
-            pace.began(Moment(at, worked))
-            at, worked = at + work, worked + work
-        assert worked / at == pytest.approx(CROWD_SHARE, rel=0.1)
-    assert pace.wait(Moment(at + 1, worked)) == 0.0  # what waits for a store or a database is not slowed down
-
-
-def test_a_crowd_waits_for_its_pace_and_others_do_not() -> None:
+def test_a_crowd_beside_few_goes_one_at_a_time() -> None:
     turns: Turns[int] = Turns(16)
     assert turns.begin("few", 0.0)
     turns.end("few", 0.0)
-    for _ in range(UNPACED):
+    for _ in range(FEW):
         assert turns.begin("crowd", 0.0)
+    assert not turns.begin("crowd", 0.0)
     for who in range(64):
         turns.wait("crowd", who)
-    at, worked = 0.0, 0.0
-    while turns.busy:  # each takes 2 ms, and the loop has no rest: fewer follow than end
-        at, worked = at + 0.002, worked + 0.002
-        turns.end("crowd", 0.0, Moment(at, worked))
-    now = Moment(at, worked)
-    pause = turns.pause(0.0, now)
-    assert pause is not None
-    assert pause > 0
-    assert turns.waiting("crowd") > 32
-    assert turns.go_on(0.0, Moment(at + pause / 2, worked)) == []
-    for _ in range(UNPACED):
-        assert turns.begin("few", 0.0, now)  # at once
-    assert len(turns.go_on(0.0, Moment(at + pause + 0.0001, worked))) == 1
-    assert len(turns.go_on(PRESENT_SECONDS, Moment(at + pause + 0.0002, worked))) == 11  # nobody else came back
+    assert turns.end("crowd", 0.001) == []
+    for who in range(20):
+        assert turns.end("crowd", 0.001) == [who]
+        assert turns.busy == 1
+        assert turns.begin("few", 0.001)  # at once, and so is a second one
+        assert turns.begin("few", 0.001)
+        assert turns.end("few", 0.001) == turns.end("few", 0.001) == []
 
 
-def test_where_all_are_crowds_nobody_waits_for_a_pace() -> None:
+def test_a_crowd_that_waits_for_something_slow_goes_on_in_steps() -> None:
     turns: Turns[int] = Turns(16)
-    for project in ("a", "b"):
-        while turns.begin(project, 0.0):
-            pass
-        for who in range(50):
-            turns.wait(project, who)
-    for step in range(1, 60):
-        now = Moment(step / 1000, step / 1000)
-        turns.end("ab"[step % 2], 0.0, now)
-        assert turns.pause(0.0, now) is None  # all places are taken
+    assert turns.begin("few", 0.0)
+    assert turns.begin("crowd", 0.0)
+    for who in range(9):
+        turns.wait("crowd", who)
+    now = 0.0
+    for who in range(3):  # up to its share
+        assert turns.go_on(now) == []
+        pause = turns.pause(now)
+        assert pause == pytest.approx(STEP_SECONDS)
+        now += pause + 1e-9
+        assert turns.go_on(now) == [who]
+    assert turns.pause(now + STEP_SECONDS) is None  # whoever ends makes room
+    assert turns.go_on(PRESENT_SECONDS + now) == [3, 4, 5, 6, 7, 8]  # nobody else came back
+
+
+def test_where_all_are_crowds_they_have_all_of_their_places() -> None:
+    turns: Turns[str] = Turns(16)
+    for project in "ab":
+        assert turns.begin(project, 0.0)
+        turns.begin(project, 0.0)
+        for _ in range(50):
+            turns.wait(project, project)
+    begun = turns.go_on(0.0)
+    assert sorted(begun) == ["a", "a", "b", "b"]
+    assert turns.end("a", 0.0) == ["a"]
+    assert turns.pause(0.0) is None
 
 
 def test_a_project_of_its_own_budget_pays_from_that() -> None:
@@ -249,31 +225,24 @@ async def test_a_burst_of_one_project_leaves_places_for_others_at_once() -> None
         assert (await asyncio.gather(*burst, return_exceptions=True)).count("crowd") == 499
 
 
-class Working:
-    """A servicer whose every answer costs the loop a little."""
-
-    async def CreateExecution(self, request: execution_pb2.ExecutionCreateRequest, context: Any) -> str:
-        until = time.thread_time() + 0.001
-        while time.thread_time() < until:
-            pass
-        await asyncio.sleep(0)
-        return request.project
-
-
-async def test_a_crowd_that_is_paced_is_answered_to_the_last() -> None:
-    working = Working()
-    limit(working, LimitsConfig(), ManualClock())
-    create: Any = working.CreateExecution
-    crowd = execution_pb2.ExecutionCreateRequest(project="crowd")
-    few = execution_pb2.ExecutionCreateRequest(project="few")
+async def test_a_crowd_beside_few_is_answered_to_the_last_however_slow_the_first_is() -> None:
+    slow = Slow()
+    clock = ManualClock()
+    limit(slow, LimitsConfig(), clock)
     async with asyncio.timeout(30):
-        await create(few, None)
-        burst = [asyncio.ensure_future(create(crowd, None)) for _ in range(100)]
+        slow.go.release()
+        assert await ask(slow, "few") == "few"
+        burst = [ask(slow, "crowd") for _ in range(100)]
+        entered = [await slow.entered.get() for _ in range(1 + FEW)]
+        assert entered == ["few", *["crowd"] * FEW]
         for each in burst[50:60]:
             each.cancel()
-        while not all(each.done() for each in burst):
-            assert await create(few, None) == "few"
-            await asyncio.sleep(0.002)
+        await asyncio.sleep(0)
+        assert slow.entered.empty()
+        await clock.advance(STEP_SECONDS)  # none of them has ended, and the next one begins all the same
+        assert await slow.entered.get() == "crowd"
+        for _ in range(200):
+            slow.go.release()
         answers = await asyncio.gather(*burst, return_exceptions=True)
         assert answers.count("crowd") == 90
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Mapping
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 from aerodrome.admin.limits_config import RequestBudget
 
@@ -14,12 +14,10 @@ MOST_BUCKETS = 10_000
 """How many projects' budgets are remembered; one that was not used for longest is full again anyway."""
 PRESENT_SECONDS = 5.0
 """For how long a project that asked for something is taken to be there."""
-UNPACED = 2
-"""How many requests of a project are begun at any pace: fewer at a time are no crowd."""
-CROWD_SHARE = 0.6
-"""For which share of the time the loop works while a crowd's requests are begun at a pace."""
-MOST_STEP_SECONDS = 0.02
-"""The most work between two requests of a crowd that is taken into account, so that it never comes to a halt."""
+FEW = 2
+"""How many requests of a project begin at once beside others': fewer at a time are no crowd."""
+STEP_SECONDS = 0.02
+"""After which time a crowd's next request begins although the one before has not ended: it waits for something slow."""
 
 
 class Present:
@@ -88,57 +86,23 @@ class Budgets:
         return bucket.take(cost, now_seconds)
 
 
-class Moment(NamedTuple):
-    """When, and how much the loop had worked by then: seconds of clocks that never go back."""
-
-    at_seconds: float = 0.0
-    worked_seconds: float = 0.0
-
-
-class Pace:
-    """How soon after each other requests of a crowd begin: so that the loop works for a share of the time only.
-
-    What all of the loop did between two of them counts, so that the pace follows from what a request costs here and
-    from what else there is to do.  Time in which requests wait for a database or a store does not count.
-    """
-
-    def __init__(self, share: float = CROWD_SHARE) -> None:
-        self._share = share
-        self._usual_seconds = 0.0
-        """Work from one to the next, averaged over the last few."""
-        self._last: Moment | None = None
-
-    def began(self, moment: Moment) -> None:
-        """One of them begins."""
-        if self._last is not None:
-            spent = min(max(0.0, moment.worked_seconds - self._last.worked_seconds), MOST_STEP_SECONDS)
-            self._usual_seconds += (spent - self._usual_seconds) / 8
-        self._last = moment
-
-    def wait(self, moment: Moment) -> float:
-        """In how many seconds the next one may begin; 0.0: now."""
-        if self._last is None:
-            return 0.0
-        return max(0.0, self._last.at_seconds + self._usual_seconds / self._share - moment.at_seconds)
-
-
 class Turns(Generic[T]):
     """Who may work and who waits: at most `most` at a time, and projects in turn.
 
     A project that is alone has three quarters of the places, so that there are some for whoever comes.  While others
-    are there, which is `PRESENT_SECONDS` from their last request, it has a quarter: what one project has under way is
-    what another's request shares the process with, at each of its steps.  And if it has more to do than `UNPACED` at a
-    time, while others have nobody waiting, it does so at a `Pace`: places alone do not keep a crowd of quick requests
-    from taking all of the loop's time.
+    are there, which is `PRESENT_SECONDS` from their last request, it has a quarter.  And while one of them has nobody
+    waiting, those who wait go one at a time, or `STEP_SECONDS` after each other where that takes longer: what one
+    project has under way is what another's request shares the process with, at each of its steps.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._pace = Pace()
         self._share_alone = max(1, 3 * most // 4)
         self._share = max(1, most // 4)
         self._present = Present()
         self._busy: dict[str, int] = {}
+        self._began: dict[str, float] = {}
+        """When the latest one of each that is busy began."""
         self._total = 0
         self._waiting: OrderedDict[str, deque[T]] = OrderedDict()
         """Those whose turn is next are first."""
@@ -156,16 +120,14 @@ class Turns(Generic[T]):
         """How many of `project` may work now."""
         return self._share if self._present.count(now_seconds, besides=project) else self._share_alone
 
-    def begin(self, project: str, now_seconds: float, moment: Moment = Moment()) -> bool:  # noqa: B008  (a constant)
+    def begin(self, project: str, now_seconds: float) -> bool:
         """Whether somebody of `project` may work at once, and then does."""
         self._present.ask(project, now_seconds)
         if self._waiting.get(project) or not self._has_room(project, now_seconds):
             return False
-        if self._busy.get(project, 0) >= UNPACED and self._is_paced(project, now_seconds):
-            if self._pace.wait(moment) > 0:
-                return False
-            self._pace.began(moment)
-        self._take(project)
+        if self._busy.get(project, 0) >= FEW and self._held_seconds(project, now_seconds) > 0:
+            return False
+        self._take(project, now_seconds)
         return True
 
     def wait(self, project: str, who: T) -> None:
@@ -182,7 +144,7 @@ class Turns(Generic[T]):
             del self._waiting[project]
         return True
 
-    def end(self, project: str, now_seconds: float, moment: Moment = Moment()) -> list[T]:  # noqa: B008
+    def end(self, project: str, now_seconds: float) -> list[T]:
         """Somebody of `project` is done; returns those who work from now on."""
         self._total -= 1
         left = self._busy[project] - 1
@@ -190,47 +152,52 @@ class Turns(Generic[T]):
             self._busy[project] = left
         else:
             del self._busy[project]
-        return self.go_on(now_seconds, moment)
+            del self._began[project]
+        return self.go_on(now_seconds)
 
-    def go_on(self, now_seconds: float, moment: Moment) -> list[T]:
+    def go_on(self, now_seconds: float) -> list[T]:
         """Those who waited and work from now on."""
         begun: list[T] = []
         while True:
-            following = self._following(now_seconds, moment)
+            following = next(
+                (
+                    each
+                    for each in self._waiting
+                    if self._has_room(each, now_seconds) and self._held_seconds(each, now_seconds) <= 0
+                ),
+                None,
+            )
             if following is None:
                 return begun
-            if self._is_paced(following, now_seconds):
-                self._pace.began(moment)
             queue = self._waiting[following]
             begun.append(queue.popleft())
-            self._take(following)
+            self._take(following, now_seconds)
             if queue:
                 self._waiting.move_to_end(following)
             else:
                 del self._waiting[following]
 
-    def pause(self, now_seconds: float, moment: Moment) -> float | None:
+    def pause(self, now_seconds: float) -> float | None:
         """In how many seconds to `go_on`, where somebody waits for nothing else; None: whoever ends comes first."""
-        if any(self._has_room(each, now_seconds) for each in self._waiting):
-            return self._pace.wait(moment)
-        return None
-
-    def _following(self, now_seconds: float, moment: Moment) -> str | None:
-        """The project whose turn it is."""
-        paused = self._pace.wait(moment) > 0
-        for project in self._waiting:
-            if self._has_room(project, now_seconds) and not (paused and self._is_paced(project, now_seconds)):
-                return project
-        return None
-
-    def _is_paced(self, project: str, now_seconds: float) -> bool:
-        """Whether others are there whom a crowd of `project` would keep waiting; where all are crowds, turns do."""
-        crowds = len(self._waiting) - (project in self._waiting)
-        return self._present.count(now_seconds, besides=project) > crowds
+        return min(
+            (self._held_seconds(each, now_seconds) for each in self._waiting if self._has_room(each, now_seconds)),
+            default=None,
+        )
 
     def _has_room(self, project: str, now_seconds: float) -> bool:
         return self._total < self._most and self._busy.get(project, 0) < self.share(project, now_seconds)
 
-    def _take(self, project: str) -> None:
+    def _held_seconds(self, project: str, now_seconds: float) -> float:
+        """For how long a crowd's next request waits, unless the one before ends; where all are crowds, turns do."""
+        began = self._began.get(project)
+        if began is None:
+            return 0.0
+        crowds = len(self._waiting) - (project in self._waiting)
+        if self._present.count(now_seconds, besides=project) <= crowds:
+            return 0.0
+        return max(0.0, began + STEP_SECONDS - now_seconds)
+
+    def _take(self, project: str, now_seconds: float) -> None:
         self._total += 1
         self._busy[project] = self._busy.get(project, 0) + 1
+        self._began[project] = now_seconds

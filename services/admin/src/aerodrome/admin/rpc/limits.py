@@ -2,17 +2,16 @@
 
 Requests that create something and requests that list something are worked on a few at a time, each kind by itself, and
 one project never has all of the places, and a quarter of them while others ask for something too: whatever it sends,
-another's request waits for one place at most, and shares the process with few.  A crowd's requests are begun at a pace
-then that leaves the loop time for others.  Beyond that a project has a budget, if one is configured.  An execution that
-a node of another one launches takes no budget and is never refused here, because its parent would fail; its parent's
-parallelism bounds it.
+another's request waits for one place at most, and shares the process with few: a crowd beside a project that asks for
+little goes one at a time.  Beyond that a project has a budget, if one is configured.  An execution that a node of
+another one launches takes no budget and is never refused here, because its parent would fail; its parent's parallelism
+bounds it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from flyteidl.admin.execution_pb2 import ExecutionCreateRequest, ExecutionMetada
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
 
-from aerodrome.admin.domain.budgets import Budgets, Moment, Turns
+from aerodrome.admin.domain.budgets import Budgets, Turns
 from aerodrome.admin.domain.validation import MAX_TEXT_CHARS, shown
 from aerodrome.admin.limits_config import LimitsConfig
 from aerodrome.admin.rpc.measuring import Handler
@@ -91,7 +90,7 @@ class Gate:
     @asynccontextmanager
     async def passing(self, project: str, *, never_refused: bool = False) -> AsyncIterator[None]:
         """Wait for a place, and keep it.  Raises ResourceExhausted if too many of the project wait already."""
-        if not self._turns.begin(project, self._clock.boottime(), _moment()):
+        if not self._turns.begin(project, self._clock.boottime()):
             if self._turns.waiting(project) >= self._most_waiting and not never_refused:
                 raise _exhausted(
                     f"{self._most_waiting} requests of project {shown(project)} wait already; send fewer at once, or "
@@ -116,11 +115,11 @@ class Gate:
             raise
 
     def _end(self, project: str) -> None:
-        self._let_in(self._turns.end(project, self._clock.boottime(), _moment()))
+        self._let_in(self._turns.end(project, self._clock.boottime()))
 
     def _go_on(self) -> None:
         self._timer = None
-        self._let_in(self._turns.go_on(self._clock.boottime(), _moment()))
+        self._let_in(self._turns.go_on(self._clock.boottime()))
 
     def _let_in(self, turns: list[asyncio.Future[None]]) -> None:
         for turn in turns:
@@ -129,17 +128,12 @@ class Gate:
         self._look_again()
 
     def _look_again(self) -> None:
-        """Where it is the pace that somebody waits for, nobody's end lets them in."""
+        """Where somebody is only held back for a while, nobody's end may let them in."""
         if self._timer is not None:
             return
-        seconds = self._turns.pause(self._clock.boottime(), _moment())
+        seconds = self._turns.pause(self._clock.boottime())
         if seconds is not None:
             self._timer = asyncio.get_running_loop().call_later(max(seconds, _SHORTEST_PAUSE_SECONDS), self._go_on)
-
-
-def _moment() -> Moment:
-    """Now, and how long the thread of the loop has worked; time in which others had its core does not count."""
-    return Moment(time.monotonic(), time.thread_time())
 
 
 def limit(servicer: object, limits: LimitsConfig, clock: Clock) -> None:
