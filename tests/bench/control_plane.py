@@ -333,63 +333,70 @@ def _latencies(taken: Sequence[float]) -> dict[str, Any]:
     }
 
 
-async def drive(address: str, what: str, seconds: float) -> dict[str, Any]:
-    """Be the client."""
+async def _be_client(address: str, what: str, seconds: float) -> None:
+    """Print what was found out, and end at once: a thread of grpc's now and then crashes while a channel is closed."""
     options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    figures = await drive(grpc.aio.insecure_channel(address, options=options), what, seconds)
+    sys.stdout.write(json.dumps(figures) + "\n")
+    sys.stdout.flush()
+    os._exit(0)
+
+
+async def drive(channel: grpc.aio.Channel, what: str, seconds: float) -> dict[str, Any]:
+    """Be the client."""
     dice = random.Random()
     prefix = f"f{dice.getrandbits(60):x}"
-    async with grpc.aio.insecure_channel(address, options=options) as channel:
-        stub: Any = AdminServiceStub(channel)
-        if what == "register":
-            return await _register(stub)
+    stub: Any = AdminServiceStub(channel)
+    if what == "register":
+        return await _register(stub)
 
-        async def create(number: int) -> None:
-            await stub.CreateExecution(_launch(f"{prefix}{number}"), timeout=30)
+    async def create(number: int) -> None:
+        await stub.CreateExecution(_launch(f"{prefix}{number}"), timeout=30)
 
-        if what == "create":
-            await _rate(create, 1.0)
-            prefix += "x"
-            return await _rate(create, seconds)
-        if what == "crowd":
-            return await _rate(create, seconds, CROWD)
-        if what == "paced":
-            await _rate(create, 0.5)
-            prefix += "x"
-            return await _paced(create, seconds)
+    if what == "create":
+        await _rate(create, 1.0)
+        prefix += "x"
+        return await _rate(create, seconds)
+    if what == "crowd":
+        return await _rate(create, seconds, CROWD)
+    if what == "paced":
+        await _rate(create, 0.5)
+        prefix += "x"
+        return await _paced(create, seconds)
 
-        async def create_other(number: int) -> None:
-            await stub.CreateExecution(_launch(f"{prefix}{number}", OTHER), timeout=30)
+    async def create_other(number: int) -> None:
+        await stub.CreateExecution(_launch(f"{prefix}{number}", OTHER), timeout=30)
 
-        if what == "light":
-            await _paced(create_other, 0.5)
-            prefix += "x"
-            return await _paced(create_other, seconds)
-        newest = ResourceListRequest(
-            id=NamedEntityIdentifier(project=PROJECT, domain=DOMAIN), limit=1000,
-            sort_by=Sort(key="created_at", direction=Sort.DESCENDING),
-        )  # fmt: skip
-        names = [each.id.name for each in (await stub.ListExecutions(newest)).executions]
+    if what == "light":
+        await _paced(create_other, 0.5)
+        prefix += "x"
+        return await _paced(create_other, seconds)
+    newest = ResourceListRequest(
+        id=NamedEntityIdentifier(project=PROJECT, domain=DOMAIN), limit=1000,
+        sort_by=Sort(key="created_at", direction=Sort.DESCENDING),
+    )  # fmt: skip
+    names = [each.id.name for each in (await stub.ListExecutions(newest)).executions]
 
-        async def get(number: int) -> None:
-            key = WorkflowExecutionIdentifier(project=PROJECT, domain=DOMAIN, name=names[number % len(names)])
-            await stub.GetExecution(WorkflowExecutionGetRequest(id=key), timeout=30)
+    async def get(number: int) -> None:
+        key = WorkflowExecutionIdentifier(project=PROJECT, domain=DOMAIN, name=names[number % len(names)])
+        await stub.GetExecution(WorkflowExecutionGetRequest(id=key), timeout=30)
 
-        if what == "get":
-            await _rate(get, 1.0)
-            return await _rate(get, seconds)
+    if what == "get":
+        await _rate(get, 1.0)
+        return await _rate(get, seconds)
 
-        async def mixed(number: int) -> None:
-            if number % 10 == 0:
-                await create(number)
-            elif number % 10 == 1:
-                request = ResourceListRequest()
-                request.CopyFrom(newest)
-                request.limit = 25
-                await stub.ListExecutions(request, timeout=30)
-            else:
-                await get(number)
+    async def mixed(number: int) -> None:
+        if number % 10 == 0:
+            await create(number)
+        elif number % 10 == 1:
+            request = ResourceListRequest()
+            request.CopyFrom(newest)
+            request.limit = 25
+            await stub.ListExecutions(request, timeout=30)
+        else:
+            await get(number)
 
-        return await _rate(mixed, seconds)
+    return await _rate(mixed, seconds)
 
 
 def main() -> None:
@@ -401,17 +408,14 @@ def main() -> None:
     parser.add_argument("--what", default="create", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.client:
-        figures = asyncio.run(drive(arguments.client, arguments.what, arguments.seconds))
+        asyncio.run(_be_client(arguments.client, arguments.what, arguments.seconds))
     else:
         from aerodrome.stdlib import logger
         from aerodrome.stdlib.config import LoggerConfig
 
         logger.configure(LoggerConfig(level=3))
         figures = uvloop.run(measure(Load(arguments.seconds, arguments.minutes)))
-    sys.stdout.write(json.dumps(figures, indent=None if arguments.client else 2) + "\n")
-    if arguments.client:
-        sys.stdout.flush()
-        os._exit(0)  # grpc's threads now and then crash a process that takes itself apart beside them
+        sys.stdout.write(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -158,6 +158,7 @@ def test_a_crowd_that_waits_for_something_slow_goes_on_in_steps() -> None:
     for who in range(3):  # up to its share
         assert turns.go_on(now) == []
         pause = turns.pause(now)
+        assert pause is not None
         assert pause == pytest.approx(STEP_SECONDS)
         now += pause + 1e-9
         assert turns.go_on(now) == [who]
