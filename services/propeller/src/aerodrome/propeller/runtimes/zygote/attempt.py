@@ -60,8 +60,12 @@ class Attempt:
         distributions: Distributions,
         handlers: Iterable[tuple[int, Any]],
         template: Template | None = None,
+        *,
+        hurries: bool = False,
     ) -> None:
         self._handlers = handlers
+        self._hurries = hurries
+        """Whether there is a core for it at once, so that how long it takes counts, and not how much."""
         self._template = template
         self._control = control
         self._preloaded = preloaded
@@ -110,7 +114,7 @@ class Attempt:
                 os.write(descriptor, OOM_SCORE)
             finally:
                 os.close(descriptor)
-        if not _is_waiting(self._control):
+        if self._hurries and not _is_waiting(self._control):
             self._preloaded.copy_ahead()
         self._preloaded.renew_in_child()
 

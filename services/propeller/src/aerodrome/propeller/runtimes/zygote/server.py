@@ -372,7 +372,10 @@ class Zygote:
             pid = self._forks.fork()
             if pid == 0:
                 ours.close()
-                Attempt(theirs, self._preloaded, self._distributions, self._handlers, self._template).live()
+                hurries = len(self._running) < (os.cpu_count() or 1)
+                Attempt(
+                    theirs, self._preloaded, self._distributions, self._handlers, self._template, hurries=hurries
+                ).live()
         except OSError as error:
             sys.stderr.write(f"no child could be forked: {error.strerror}\n")
             ours.close()
