@@ -1,4 +1,4 @@
-"""Directories that are removed without a thread: little ones only, and nothing that they lead to."""
+"""Directories that are removed the quick way: little ones only, and nothing that they lead to."""
 
 from __future__ import annotations
 

@@ -66,6 +66,10 @@ _RECORD_LANES = 4
 """Threads that write records at the same time, each of which has to wait for the disk."""
 _RECORD_SECONDS = 0.02
 """How long one of them works at a time, of what was asked for at the same time."""
+_CLEAN_LANES = 2
+"""Threads that remove directories at the same time: a millisecond each as a rule, and the loop is not to wait."""
+_CLEAN_SECONDS = 0.02
+"""How long one of them works at a time, of what has ended meanwhile."""
 _OOM_KILLED = "OOMKilled"
 _MIB = 1 << 20
 _MESSAGE_LINES = 20
@@ -176,6 +180,7 @@ class LocalRuntime:
         )
         self._pace = Pace()
         self._recording = Lanes(lanes=_RECORD_LANES, seconds=_RECORD_SECONDS)
+        self._cleaning = Lanes(lanes=_CLEAN_LANES, seconds=_CLEAN_SECONDS)
         self._secret_folders = SecretFolders(self._directory.root)
         self._attempts: dict[Key, _Attempt] = {}
         self._live: dict[Key, _Attempt] = {}
@@ -722,8 +727,7 @@ class LocalRuntime:
         self._changed(attempt)
         self._admit()
         if self._opened.is_set():  # otherwise all such directories are removed together
-            if not await self._pace.run(self._directory.clean_small, attempt.key):
-                await asyncio.to_thread(self._directory.clean, attempt.key)
+            await self._cleaning.run(partial(self._directory.clean, attempt.key))
             if asks_for_secrets(attempt.pod):
                 await asyncio.to_thread(self._secret_folders.remove, *attempt.key)
         attempt.cleaned.set()

@@ -42,9 +42,9 @@ log = get_logger(__name__)
 _BESIDE = (".pid", ".exit", ".leaving")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FEW = 64
-"""Entries of a directory, and of those below it, that are removed without a thread."""
+"""Entries of a little directory, and of those below it."""
 _LITTLE_BYTES = 1 << 20
-"""A file that is removed without a thread has at most this size."""
+"""A little directory has no file above this size."""
 _PLAIN_PATH = re.compile(r"[\w./+:@%-]+", re.ASCII)
 """A path that no shell takes apart."""
 
@@ -246,11 +246,8 @@ class Directory:
 
     def clean(self, key: Key) -> None:
         """Remove an attempt's own directory."""
-        remove_tree(Path(self.work(key)))
-
-    def clean_small(self, key: Key) -> bool:
-        """As `clean`; False if that would take long, and `clean` has to do the rest."""
-        return remove_small_tree(self.work(key))
+        if not remove_small_tree(self.work(key)):
+            remove_tree(Path(self.work(key)))
 
     def clean_others(self, live: set[Key]) -> None:
         """Remove what earlier owners left: directories of attempts that are not live, and files without a record."""
