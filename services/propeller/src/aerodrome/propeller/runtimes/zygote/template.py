@@ -128,10 +128,13 @@ class Template:
                 module.__path__ = spec.submodule_search_locations = [
                     folder + place[len(tree) :] for place in spec.submodule_search_locations
                 ]
+        moved: dict[str, Any] = {}  # there are many tasks in a file, and to resolve a path asks for each of its parts
         for each in self._tracked:
             file = str(each._module_file)
             if file.startswith(tree + os.sep):
-                each._module_file = type(each._module_file)(folder + file[len(tree) :]).resolve()
+                if file not in moved:
+                    moved[file] = type(each._module_file)(folder + file[len(tree) :]).resolve()
+                each._module_file = moved[file]
 
 
 class _Finder:
