@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+from flyteidl.core import compiler_pb2, identifier_pb2
+from graphs import identifier
 from test_pauses import begun, failed, one_task
 
 from aerodrome.plugins.api import ErrorKind
 from aerodrome.propeller.engine.engine import Engine
-from aerodrome.propeller.engine.graph import END
+from aerodrome.propeller.engine.graph import END, START, Closure
 from aerodrome.propeller.engine.items import ItemPlan
 from aerodrome.propeller.engine.phases import TaskPhase
 from aerodrome.propeller.execution import may_linger
@@ -49,3 +52,29 @@ def test_items_may_unless_others_begin_for_them() -> None:
         assert may_linger(engine.take())
         engine.item_succeeded(node, 0, 0, 4.0, None)
         assert may_linger(engine.take()) == (concurrency == 2)
+
+
+@pytest.mark.parametrize("mapped", [False, True], ids=["a node", "an item"])
+def test_what_tells_of_a_child_execution_may_not(mapped: bool) -> None:
+    closure = compiler_pb2.CompiledWorkflowClosure()
+    template = closure.primary.template
+    template.id.CopyFrom(identifier("w"))
+    template.nodes.add(id=START)
+    node = template.nodes.add(id="n0")
+    child = node.array_node.node if mapped else node
+    child.workflow_node.launchplan_ref.CopyFrom(identifier("lp", identifier_pb2.LAUNCH_PLAN))
+    template.nodes.add(id=END)
+    closure.primary.connections.downstream[START].ids.append("n0")
+    closure.primary.connections.downstream["n0"].ids.append(END)
+    engine = Engine(Closure(closure))
+    engine.begin(1.0)
+    state = engine.root.node("n0")
+    engine.prepared(state, 2.0, plan=ItemPlan(2) if mapped else None)
+    engine.take()
+    if mapped:
+        engine.item_phase(state, 0, 0, TaskPhase.RUNNING, 3.0, None)
+    else:
+        engine.launched(state, 0, 3.0)
+    step = engine.take()
+    assert step.transitions
+    assert not may_linger(step)

@@ -658,10 +658,20 @@ def _weight(transition: transcript.Written) -> int:
 
 
 def may_linger(step: Step) -> bool:
-    """Whether nobody waits for a step to be durable: it lets nothing begin or end."""
+    """Whether nobody waits for a step to be durable: it lets nothing begin or end, and tells of no child execution.
+
+    Who sees a child must be able to find it by its parent, and an abort ends what may yet be told of that.
+    """
     return all(isinstance(command, Finalize | FinalizeItem) for command in step.permitted) and not any(
-        isinstance(transition, WorkflowTransition) for transition in step.transitions
+        isinstance(transition, WorkflowTransition) or _is_of_child(transition) for transition in step.transitions
     )
+
+
+def _is_of_child(transition: Transition) -> bool:
+    if isinstance(transition, WorkflowTransition):
+        return False
+    spec = transition.node.spec
+    return (spec.item or spec).kind is NodeKind.LAUNCH_PLAN
 
 
 def never_began(refused: transcript.Written, *, aborting: bool) -> bool:
