@@ -5,7 +5,10 @@ The end-to-end tests share one platform, which has the port that clients look at
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from xdist.remote import Producer
@@ -14,6 +17,7 @@ from xdist.scheduler import LoadFileScheduling
 from aerodrome.stdlib import logger
 
 TOGETHER = ("tests/e2e/",)
+_NOBODY = 65534
 
 
 class Scheduling(LoadFileScheduling):
@@ -38,3 +42,16 @@ def _log_as_before() -> Iterator[None]:
     """A test that serves something configures the log of the whole process; the next one must not find it so."""
     with logger.restored():
         yield
+
+
+@pytest.fixture
+def ordinary_folder() -> Iterator[Path]:
+    """A folder of an ordinary user, as whom the test acts, also where root runs it."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(_NOBODY)
+    try:
+        with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+            yield Path(folder)
+    finally:
+        os.seteuid(before)

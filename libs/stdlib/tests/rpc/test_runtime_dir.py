@@ -22,12 +22,16 @@ def test_one_data_directory_has_one_private_short_path(tmp_path: Path, monkeypat
         runtime_dir(tmp_path).rmdir()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root always uses /tmp")
-def test_the_users_own_runtime_directory_is_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = tmp_path / "x"
+@pytest.mark.parametrize("name", ["short", "long" * 20])
+def test_the_users_own_runtime_directory_is_preferred_if_its_path_is_short(
+    ordinary_folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    own = ordinary_folder / name
     own.mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(own))
-    assert (runtime_dir(tmp_path).parent == own) == (len(str(own)) < 50)
+    found = runtime_dir(ordinary_folder)
+    assert (found.parent == own) == (name == "short")
+    found.rmdir()
 
 
 def test_what_is_there_is_made_private_or_refused(tmp_path: Path) -> None:
