@@ -257,6 +257,28 @@ async def test_each_item_gets_its_elements_and_the_outputs_are_a_list(make: Make
     assert environments == {n: {INDEX_NAME: INDEX, INDEX: str(n)} for n in (0, 1)}
 
 
+class Cut(MemStorage):
+    """Hands out all but the last byte of each object at first."""
+
+    def __init__(self) -> None:
+        super().__init__("bucket", clock=ManualClock())
+        self._cut: set[str] = set()
+
+    async def read(self, reference: str, *, limit_bytes: int | None = None) -> bytes:
+        data = await super().read(reference, limit_bytes=limit_bytes)
+        if reference in self._cut:
+            return data
+        self._cut.add(reference)
+        return data[:-1]
+
+
+async def test_outputs_that_a_storage_cut_short_are_read_again() -> None:
+    world = await build(Cut(), {"a": a_list(number(1), number(2)), "b": a_list(number(10), number(20))})
+    await world.settle()
+    assert world.engine.phase is WorkflowPhase.SUCCEEDED
+    assert await world.outputs() == [11, 22]
+
+
 async def test_what_is_bound_is_given_whole_to_every_item(make: Make) -> None:
     world = await make({"a": a_list(number(1), number(2)), "b": number(5)})
     await world.settle()

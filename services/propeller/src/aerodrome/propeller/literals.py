@@ -78,6 +78,10 @@ class Literals:
             await asyncio.sleep(delay)
         return await self._read_as(reference, parse, limit_bytes)
 
+    async def read_data(self, reference: str) -> bytes:
+        """The serialized map at `reference`, which it is known to be.  Raises the storage's errors, and DecodeError."""
+        return await self.read_as(reference, _checked, limit_bytes=0)
+
     async def _read_as(self, reference: str, parse: Callable[[bytes], T], limit_bytes: int | None) -> T:
         data = await self.storage.read(reference, limit_bytes=limit_bytes)
         return parse(data) if len(data) <= _INLINE_BYTES else await asyncio.to_thread(parse, data)
@@ -150,7 +154,7 @@ class SharedValues:
         digest = self._taken.get(reference)
         if digest is not None and digest in self._stored:
             return digest
-        data = await self._literals.read_as(reference, _checked, limit_bytes=0)
+        data = await self._literals.read_data(reference)
         digest = await self.put_data(data)
         if digest is not None:
             if len(self._taken) >= _MOST_KNOWN:

@@ -105,7 +105,7 @@ class ArrayHandler:
         earlier = old.known.input_uri.removesuffix(f"/{INPUTS}")
         done: list[int] = []
         try:
-            given = literals_pb2.LiteralMap.FromString(await storage.read(old.known.input_uri, limit_bytes=0))
+            given = await run.literals.read_as(old.known.input_uri, literals_pb2.LiteralMap.FromString, limit_bytes=0)
             if given != inputs:
                 return ()
             succeeded = self._admin.list_items(run.earlier.execution, old.known.node_id, "SUCCEEDED")
@@ -115,8 +115,8 @@ class ArrayHandler:
                 own = f"{layout.item_dir(node, item.index)}/0"
                 try:
                     if await storage.head(f"{own}/{OUTPUTS}") is None:
-                        outputs = await storage.read(f"{earlier}/{old.attempts}/{item.index}/{item.attempt}/{OUTPUTS}")
-                        await storage.write(f"{own}/{OUTPUTS}", outputs)
+                        place = f"{earlier}/{old.attempts}/{item.index}/{item.attempt}/{OUTPUTS}"
+                        await storage.write(f"{own}/{OUTPUTS}", await run.literals.read_data(place))
                         await storage.freeze(own)
                 except NotFound:
                     continue  # it runs again
@@ -294,9 +294,9 @@ class _Array:
         """Have the inputs at hand; they are known already unless the process is a new one."""
         if self._inputs or not self._node.spec.template.inputs:
             return
-        data = await run.literals.storage.read(run.layout.inputs(self._node), limit_bytes=0)
+        reference = run.layout.inputs(self._node)
         try:
-            inputs = literals_pb2.LiteralMap.FromString(data)
+            inputs = await run.literals.read_as(reference, literals_pb2.LiteralMap.FromString, limit_bytes=0)
         except DecodeError as error:
             raise NotFound(f"the inputs of node {self._node.unique_id} cannot be read: {error}") from error
         self._inputs = await _loaded(run, self._node, inputs)
@@ -540,11 +540,9 @@ async def _loaded(run: Run, node: NodeState, inputs: literals_pb2.LiteralMap) ->
 
 async def _item_outputs(run: Run, reference: str) -> literals_pb2.LiteralMap:
     try:
-        data = await run.literals.storage.read(reference)
+        return await run.literals.read_as(reference, literals_pb2.LiteralMap.FromString)
     except NotFound as error:
         raise Unresolvable(f"the outputs of an item are gone: {error.message}", "OutputsNotFound") from error
-    try:
-        return literals_pb2.LiteralMap.FromString(data)
     except DecodeError as error:
         raise Unresolvable(f"{reference} is not a literal map: {error}", "OutputsCorrupt") from error
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flyteidl.admin import node_execution_pb2
-from flyteidl.core import compiler_pb2
+from flyteidl.core import compiler_pb2, dynamic_job_pb2
 from flyteidl.event import event_pb2
 from google.protobuf.message import DecodeError
 
@@ -85,12 +85,12 @@ async def _copy(run: Run, node: NodeState, old: EarlierNode) -> None:
     """Copy what a node was given and gave into its own directory."""
     storage, layout, closure = run.literals.storage, run.layout, old.closure
     if old.known.input_uri:
-        await storage.write(layout.inputs(node), await storage.read(old.known.input_uri, limit_bytes=0))
+        await storage.write(layout.inputs(node), await run.literals.read_data(old.known.input_uri))
     match closure.WhichOneof("output_result"):
         case "output_data":
             outputs = closure.output_data.SerializeToString()
         case "output_uri" if closure.output_uri:
-            outputs = await storage.read(closure.output_uri, limit_bytes=0)
+            outputs = await run.literals.read_data(closure.output_uri)
         case _:
             outputs = b""
     await storage.write(layout.outputs(node), outputs)
@@ -106,10 +106,15 @@ async def _dynamic(run: Run, node: NodeState, old: EarlierNode) -> Observation |
     if await run.earlier.inputs(run, old) != inputs:
         return None
     storage, layout = run.literals.storage, run.layout
-    futures = await storage.read(old.closure.dynamic_job_spec_uri, limit_bytes=0)
+    futures = await run.literals.read_as(old.closure.dynamic_job_spec_uri, _checked_futures, limit_bytes=0)
     await run.literals.write(layout.inputs(node), inputs)
     await storage.write(f"{layout.output_dir(node)}/{FUTURES}", futures)
     return lambda engine, now: engine.prepared(node, now, ran_elsewhere=True)
+
+
+def _checked_futures(data: bytes) -> bytes:
+    dynamic_job_pb2.DynamicJobSpec.FromString(data)
+    return data
 
 
 async def _detail(
@@ -133,8 +138,8 @@ async def _detail(
         if reference:
             metadata.dynamic_workflow.dynamic_job_spec_uri = closure.dynamic_job_spec_uri
             try:
-                data = await storage.read(reference, limit_bytes=0)
-                compiled = compiler_pb2.CompiledWorkflowClosure.FromString(data)
+                parse = compiler_pb2.CompiledWorkflowClosure.FromString
+                compiled = await run.literals.read_as(reference, parse, limit_bytes=0)
             except (AerodromeError, DecodeError) as error:
                 log.warning("a dynamic workflow cannot be shown again", reference=reference, reason=str(error))
                 metadata.ClearField("dynamic_workflow")
