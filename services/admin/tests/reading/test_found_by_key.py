@@ -14,10 +14,8 @@ from flyteidl.core.identifier_pb2 import WorkflowExecutionIdentifier
 from aerodrome.stdlib.postgres.queries import load_queries
 
 _FILES = {
-    "execution_views.sql": ("get_data", "get_key"),
-    "journal.sql": ("identify",),
-    "folded.sql": ("exists_execution",),
-    "children.sql": ("find_execution",),
+    "execution_views.sql": ("get_data",),
+    "keys.sql": ("find_execution",),
 }
 _FIELDS = ("project", "domain", "name")
 _PROJECT_ROWS = 3_000

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from flyteidl.admin.execution_pb2 import ExecutionSpec
 from flyteidl.core.identifier_pb2 import WorkflowExecutionIdentifier
 
+from aerodrome.admin.repositories.keys import find_execution
 from aerodrome.idl.journal.v1.journal_pb2 import ChildEnded, Control, RecalledNode
 from aerodrome.stdlib.postgres.database import Connection, Record
 from aerodrome.stdlib.postgres.queries import load_queries
@@ -61,10 +62,7 @@ class ChildRepository:
 
     async def find_execution(self, identifier: WorkflowExecutionIdentifier) -> int | None:
         """The number of an execution."""
-        found: int | None = await self._connection.fetchval(
-            _QUERIES.find_execution, identifier.project, identifier.domain, identifier.name
-        )
-        return found
+        return await find_execution(self._connection, identifier)
 
     async def recall(self, execution_id: int, after: str, limit: int) -> list[RecalledNode]:
         """Nodes of an execution of which an event was folded, behind the node id `after`."""

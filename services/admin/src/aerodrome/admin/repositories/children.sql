@@ -41,18 +41,6 @@ JOIN executions AS child USING (execution_id)
 JOIN executions AS parent ON parent.execution_id = child.parent_execution_id
 WHERE lease.state IN ('open', 'held') AND parent.phase = ANY($1::text[]);
 
--- name: find_execution
--- (see execution_views.sql for why not by equality alone)
-SELECT execution_id
-FROM (
-    SELECT execution_id, execution_project, execution_domain, execution_name
-    FROM executions
-    WHERE (execution_project, execution_domain, execution_name) >= ($1, $2, $3)
-    ORDER BY execution_project, execution_domain, execution_name
-    LIMIT 1
-) AS execution
-WHERE execution_project = $1 AND execution_domain = $2 AND execution_name = $3;
-
 -- name: recall
 SELECT node_id, phase, closure, input_uri, engine_state, dynamic_workflow_remote_closure_reference
 FROM node_executions

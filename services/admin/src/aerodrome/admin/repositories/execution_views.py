@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from flyteidl.core.identifier_pb2 import WorkflowExecutionIdentifier
 
 from aerodrome.admin.domain.validation import not_found
+from aerodrome.admin.repositories.keys import find_execution
 from aerodrome.admin.repositories.together import Together
 from aerodrome.stdlib.postgres.database import Connection, Database, Record
 from aerodrome.stdlib.postgres.queries import load_queries
@@ -37,8 +38,7 @@ class ExecutionViews:
 
     async def find_key(self, key: WorkflowExecutionIdentifier) -> int | None:
         """The number of an execution, by which the tables that grow with it refer to it."""
-        row = await self._db.fetchrow(_SQL.get_key, key.project, key.domain, key.name)
-        return None if row is None else int(row["execution_id"])
+        return await find_execution(self._db, key)
 
     async def _get_many(self, keys: Sequence[tuple[str, str, str]]) -> dict[tuple[str, str, str], Record]:
         rows = await self._db.fetch(_SQL.get_many, *(list(column) for column in zip(*keys, strict=True)))

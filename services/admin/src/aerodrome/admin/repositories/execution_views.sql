@@ -27,14 +27,3 @@ FROM (
     LIMIT 1
 ) e
 WHERE e.execution_project = $1 AND e.execution_domain = $2 AND e.execution_name = $3
-
--- name: get_key
-SELECT e.execution_id
-FROM (
-    SELECT *
-    FROM executions c
-    WHERE (c.execution_project, c.execution_domain, c.execution_name) >= ($1, $2, $3)
-    ORDER BY c.execution_project, c.execution_domain, c.execution_name
-    LIMIT 1
-) e
-WHERE e.execution_project = $1 AND e.execution_domain = $2 AND e.execution_name = $3

@@ -20,6 +20,7 @@ from aerodrome.admin.domain.phases import (
     TaskPhase,
 )
 from aerodrome.admin.domain.rows import Items, NodeRow, TaskKey, TaskRow
+from aerodrome.admin.repositories.keys import find_execution
 from aerodrome.stdlib.postgres.database import Connection, Record
 from aerodrome.stdlib.postgres.queries import load_queries
 
@@ -116,11 +117,7 @@ class FoldedRepository:
 
     async def exists_execution(self, identifier: WorkflowExecutionIdentifier) -> bool:
         """Whether there is an execution of that name."""
-        return bool(
-            await self._connection.fetchval(
-                _QUERIES.exists_execution, identifier.project, identifier.domain, identifier.name
-            )
-        )
+        return await find_execution(self._connection, identifier) is not None
 
 
 def item_columns(changes: Sequence[tuple[int, str, ItemChange]]) -> list[list[object]]:

@@ -76,18 +76,6 @@ FROM task_executions
 WHERE execution_id = $1 AND node_id = $2 AND retry_attempt = $3
     AND name = $4 AND version = $5 AND project = $6 AND domain = $7;
 
--- name: exists_execution
--- (see execution_views.sql for why not by equality alone)
-SELECT true
-FROM (
-    SELECT execution_id, execution_project, execution_domain, execution_name
-    FROM executions
-    WHERE (execution_project, execution_domain, execution_name) >= ($1, $2, $3)
-    ORDER BY execution_project, execution_domain, execution_name
-    LIMIT 1
-) AS execution
-WHERE execution_project = $1 AND execution_domain = $2 AND execution_name = $3;
-
 -- name: abort_items
 UPDATE node_items
 SET phase = $2, updated_at = now()

@@ -13,6 +13,7 @@ from aerodrome.admin.domain.folding import ItemChange
 from aerodrome.admin.domain.phases import WORKFLOW_NAMES, WORKFLOW_NUMBERS
 from aerodrome.admin.domain.rows import ExecutionRow, Folded, NodeRow, TaskRow
 from aerodrome.admin.repositories.folded import item_columns, node_columns, task_columns
+from aerodrome.admin.repositories.keys import find_execution
 from aerodrome.stdlib.postgres.database import Connection, Record
 from aerodrome.stdlib.postgres.queries import load_queries
 
@@ -82,10 +83,7 @@ class JournalRepository:
 
     async def identify(self, identifier: WorkflowExecutionIdentifier) -> int | None:
         """The id of the execution with that name."""
-        found: int | None = await self._connection.fetchval(
-            _QUERIES.identify, identifier.project, identifier.domain, identifier.name
-        )
-        return found
+        return await find_execution(self._connection, identifier)
 
     async def describe(self, execution_id: int) -> tuple[str, str, str] | None:
         """Project, domain and name of an execution."""
