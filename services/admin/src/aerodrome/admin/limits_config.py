@@ -28,7 +28,7 @@ class LimitsConfig(Section):
     requests_in_flight: int = Field(default=16, ge=1)
     """How many requests that create something are worked on at a time; half as many are that list something.  One
     project has three quarters of these places, or a quarter while others ask for something too; further requests wait,
-    and projects take turns."""
+    and projects take turns; a crowd's go one at a time beside a project that asks for little."""
     requests_waiting: int = Field(default=5_000, ge=1)
     """How many expensive requests of one project may wait; further ones are refused."""
     waiting_interval: Duration = timedelta(seconds=5)
