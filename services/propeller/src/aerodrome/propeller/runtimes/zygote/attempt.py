@@ -28,7 +28,7 @@ from .notes import write_json
 from .preloaded import Preloaded
 from .proc import MARKER
 from .spares import make_scratch
-from .streams import redirect
+from .streams import leave, redirect
 from .template import Template
 
 NICENESS = 5
@@ -90,10 +90,7 @@ class Attempt:
         except BaseException:  # noqa: BLE001  (nothing may escape into the copy of the zygote's own loop)
             traceback.print_exc()
         finally:
-            with contextlib.suppress(Exception):
-                sys.stdout.flush()
-                sys.stderr.flush()
-            os._exit(code)
+            leave(code)
 
     def _prepare(self) -> None:
         os.setsid()

@@ -27,7 +27,7 @@ from .notes import claim, write_json
 from .preloaded import Preloaded
 from .proc import descendants, oom_kills, own_children, process, processes, send_signal, thread_count
 from .spares import Lent, Spares
-from .streams import redirect
+from .streams import leave, redirect
 from .template import NotTemplated, Template
 
 UNMET_SECONDS = 10.0
@@ -436,10 +436,7 @@ class Zygote:
         except BaseException:  # noqa: BLE001  (nothing may escape into the copy of the other zygote's loop)
             traceback.print_exc()
         finally:
-            with contextlib.suppress(Exception):
-                sys.stdout.flush()
-                sys.stderr.flush()
-            os._exit(code)
+            leave(code)
 
     def run_as_template(self, reference: str, module: str) -> None:
         """Import a module of a distribution, then serve like any other zygote.  Raises NotTemplated."""
