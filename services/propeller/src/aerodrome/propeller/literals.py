@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from flyteidl.core import literals_pb2
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from aerodrome.stdlib.errors import AerodromeError, PermissionDenied
 from aerodrome.stdlib.logger import get_logger
@@ -78,9 +78,14 @@ class Literals:
             await asyncio.sleep(delay)
         return await self._read_as(reference, parse, limit_bytes)
 
-    async def read_data(self, reference: str) -> bytes:
-        """The serialized map at `reference`, which it is known to be.  Raises the storage's errors, and DecodeError."""
-        return await self.read_as(reference, _checked, limit_bytes=0)
+    async def read_data(self, reference: str, kind: type[Message] = literals_pb2.LiteralMap) -> bytes:
+        """What is stored at `reference`, known to be a message of `kind`.  Raises the storage's errors, DecodeError."""
+
+        def checked(data: bytes) -> bytes:
+            kind.FromString(data)
+            return data
+
+        return await self.read_as(reference, checked, limit_bytes=0)
 
     async def _read_as(self, reference: str, parse: Callable[[bytes], T], limit_bytes: int | None) -> T:
         data = await self.storage.read(reference, limit_bytes=limit_bytes)
@@ -204,11 +209,6 @@ class SharedValues:
 def _digest(data: bytes) -> bytes | None:
     """By what a shared value is found; None for what is too large to be shared."""
     return None if len(data) > _SHARED_BYTES else hashlib.sha256(data).digest()[:_DIGEST_BYTES]
-
-
-def _checked(data: bytes) -> bytes:
-    literals_pb2.LiteralMap.FromString(data)
-    return data
 
 
 def _parse(reference: str, data: bytes) -> literals_pb2.LiteralMap:

@@ -106,15 +106,10 @@ async def _dynamic(run: Run, node: NodeState, old: EarlierNode) -> Observation |
     if await run.earlier.inputs(run, old) != inputs:
         return None
     storage, layout = run.literals.storage, run.layout
-    futures = await run.literals.read_as(old.closure.dynamic_job_spec_uri, _checked_futures, limit_bytes=0)
+    futures = await run.literals.read_data(old.closure.dynamic_job_spec_uri, dynamic_job_pb2.DynamicJobSpec)
     await run.literals.write(layout.inputs(node), inputs)
     await storage.write(f"{layout.output_dir(node)}/{FUTURES}", futures)
     return lambda engine, now: engine.prepared(node, now, ran_elsewhere=True)
-
-
-def _checked_futures(data: bytes) -> bytes:
-    dynamic_job_pb2.DynamicJobSpec.FromString(data)
-    return data
 
 
 async def _detail(
