@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from aerodrome.plugins import quantity
+from aerodrome.plugins.pods import DEFAULTED, GIVES_WAY
 from aerodrome.stdlib.errors import InvalidArgument
 
 Pod = dict[str, Any]
@@ -23,10 +24,6 @@ Pod = dict[str, Any]
 LOG_PATH = "aerodrome/log-path"
 WARNING = "aerodrome/warning"
 PRIMARY = "primary_container_name"
-DEFAULTED = "aerodrome/defaulted-resources"
-"""Resources that nobody asked for: the platform's defaults, which say nothing on a single machine."""
-GIVES_WAY = "aerodrome/gives-way"
-"""Whether the attempt mostly waits for what it launches."""
 
 COPILOT = "/bin/flyte-copilot"
 """What the helper containers of raw containers run."""
@@ -157,7 +154,8 @@ def plan(pod: Pod, machine: Machine) -> Plan:
     """What to run for `pod`.  Raises Refused if this machine can never run it."""
     spec = pod.get("spec") or {}
     container = primary(pod)
-    unasked = (pod["metadata"].get("annotations") or {}).get(DEFAULTED, "").split(",")
+    annotations = pod["metadata"].get("annotations") or {}
+    unasked = annotations.get(DEFAULTED, "").split(",")  # the platform's defaults say nothing on a single machine
     memory, warnings = _resources(container, machine, frozenset(unasked))
     limit = 0 if "memory" in unasked else _memory_limit(container)
     others = [
@@ -190,7 +188,7 @@ def plan(pod: Pod, machine: Machine) -> Plan:
         mounts=_mounts(spec, container),
         warnings=tuple(warnings),
         grace=None if grace is None else timedelta(seconds=float(grace)),
-        gives_way=(pod["metadata"].get("annotations") or {}).get(GIVES_WAY) == "true",
+        gives_way=annotations.get(GIVES_WAY) == "true",
     )
 
 
