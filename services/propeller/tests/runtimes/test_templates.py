@@ -15,8 +15,9 @@ import pytest
 from aerodrome.propeller.runtimes import LocalRuntime, Pod, templates, zygote
 from aerodrome.propeller.runtimes.templates import Code, Templates, code_of
 from aerodrome.propeller.runtimes.zygote import plain
+from aerodrome.propeller.runtimes.zygote.server import UNMET_SECONDS
 
-from .harness import Task, literals, make_pod, run_pod
+from .harness import Open, Task, literals, make_pod, run_pod
 from .test_flytekit import EXECUTION, distribution
 
 LOOKING = '''
@@ -72,6 +73,12 @@ def look(a: int = 1) -> str:
         "entities": [e.name for e in flytekit.core.context_manager.FlyteEntities.entities],
     })
 '''
+LEAVING = """
+from flytekit import task
+@task
+def leave() -> int:
+    return 1
+"""
 HELPER = "NUMBER = 8\n\ndef where() -> str:\n    return __file__\n"
 
 
@@ -222,6 +229,17 @@ def wait(seconds: int = 0) -> int:
     task, pod = await attempt(forking, tmp_path, "wait-8", archive, "wait", **env)
     assert pod["status"]["phase"] == "Succeeded"
     assert task.outputs["o0"] != pid
+
+
+async def test_a_template_that_is_being_made_when_the_runtime_stops_goes_with_it(opened: Open, tmp_path: Path) -> None:
+    archive = distribution(tmp_path / "fast.tar.gz", flow=LEAVING)
+    async with opened(python=Path(sys.executable), slots=2) as runtime:
+        for number in range(templates.OFTEN):  # the last asks for one, and is over before it is there
+            await attempt(runtime, tmp_path, f"leave-{number}", archive, "leave")
+        making = [task for task in asyncio.all_tasks() if task.get_name() == "make a template of flow"]
+        began = asyncio.get_running_loop().time()
+    assert len(making) == 1
+    assert asyncio.get_running_loop().time() - began < UNMET_SECONDS / 2  # for which it waits for its platform
 
 
 def test_practice_leaves_nothing_that_a_task_could_see(tmp_path: Path) -> None:

@@ -191,6 +191,8 @@ class LocalRuntime:
         """Every zygote that is connected, by name."""
         self._templates = Templates()
         self._attending: set[asyncio.Task[None]] = set()
+        self._making: set[asyncio.Task[None]] = set()
+        """What makes templates."""
         self._starting: dict[Path, asyncio.Lock] = {}
         self._watchers: set[_Changes] = set()
         self._group: asyncio.TaskGroup | None = None
@@ -524,14 +526,16 @@ class LocalRuntime:
             return link
         if link is None and self._templates.is_worth(code, now) and self._has_memory():
             self._templates.comes(code)
-            self._group.create_task(self._make_template(code, base), name=f"make a template of {code.module}")
+            making = self._group.create_task(self._make_template(code, base), name=f"make a template of {code.module}")
+            self._making.add(making)
+            making.add_done_callback(self._making.discard)
         return None
 
     async def _make_template(self, code: Code, base: zygotes.Link) -> None:
         link: zygotes.Link | None = None
         objection: str | None = None
         try:
-            link = await zygotes.template(self._directory.root / "zygotes", base, code.reference, code.module)
+            link = await zygotes.template(self._directory.root / "zygotes", base, code.reference, code.arguments)
         except FailedPrecondition as error:
             objection = error.message
             log.info("tasks of a module import it each for itself", module=code.module, why=objection)
@@ -541,8 +545,6 @@ class LocalRuntime:
             self._templates.came(code, link, objection)
         if link is not None:
             self._attach(link)
-            if self._stopping:
-                self._retire(link)
 
     def _has_memory(self) -> bool:
         return available_memory_bytes() > self._machine.memory_bytes * _MEMORY_RESERVE
@@ -677,7 +679,9 @@ class LocalRuntime:
     def _hear(self, link: zygotes.Link, message: zygotes.Message) -> None:
         if message["op"] == "templated":
             waiting = link.templating.get(message["name"])
-            if waiting is not None and not waiting.done():
+            if waiting is None:  # the order was withdrawn
+                zygotes.put_down(message["pid"], message["start"])
+            elif not waiting.done():
                 waiting.set_result(message)
             return
         attempt = self._live.get(Key(*message["key"].split("/", 1)))
@@ -872,6 +876,10 @@ class LocalRuntime:
             log.warning("ending pods that did not finish in time", pods=len(left))
             stop = timedelta(seconds=_STOP_SECONDS)
             await asyncio.gather(*(self._terminate(attempt, stop, "Shutdown") for attempt in left))
+        for making in self._making:
+            making.cancel()
+        if self._making:
+            await asyncio.wait(self._making)
         for link in list(self._links.values()):
             link.send({"op": "retire"})
         if self._attending:

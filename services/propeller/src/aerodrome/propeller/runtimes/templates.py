@@ -32,6 +32,8 @@ class Code:
     reference: str
     """The distribution, as the command names it."""
     module: str
+    arguments: tuple[str, ...] = field(default=(), compare=False)
+    """Of one of the commands that run it."""
 
 
 @dataclass(slots=True)
@@ -54,7 +56,9 @@ def code_of(python: Path, argv: tuple[str, ...], environment: Mapping[str, str])
     if not command.name or not command.distribution:
         return None
     module = zygote.module_of_tasks(command.arguments)
-    return None if module is None else Code(python, command.distribution, module)
+    if module is None:
+        return None
+    return Code(python, command.distribution, module, tuple(command.arguments))
 
 
 class Templates:

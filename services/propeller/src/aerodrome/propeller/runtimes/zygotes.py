@@ -18,7 +18,7 @@ import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,7 +157,7 @@ class Link:
 
     async def gone(self, directory: Path) -> None:
         """Make sure that its process has ended, and remove its files."""
-        await asyncio.to_thread(_put_down, self.pid, self.start, self._child)
+        await asyncio.to_thread(put_down, self.pid, self.start, self._child)
         await asyncio.to_thread(_remove_files, directory, self.name)
 
 
@@ -229,8 +229,8 @@ def _abandon(child: Child) -> None:
         time.sleep(0.002)
 
 
-async def template(directory: Path, base: Link, reference: str, module: str) -> Link:
-    """Have a zygote fork one that has a module of a distribution imported, and wait until it serves.
+async def template(directory: Path, base: Link, reference: str, arguments: Sequence[str]) -> Link:
+    """Have a zygote fork one that has the module which a command names imported, and wait until it serves.
 
     Raises FailedPrecondition with its objection if attempts could tell the difference, Unavailable if it cannot be made
     for now.
@@ -238,7 +238,9 @@ async def template(directory: Path, base: Link, reference: str, module: str) -> 
     name = f"template{base.kind}-{uuid.uuid4().hex[:8]}"
     waiting: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
     base.templating[name] = waiting
-    base.send({"op": "template", "name": name, "reference": reference, "module": module})
+    base.send({"op": "template", "name": name, "reference": reference, "arguments": [*arguments]})
+    said: Message | None = None
+    link: Link | None = None
     try:
         async with asyncio.timeout(HELLO_SECONDS):
             said = await waiting
@@ -248,12 +250,14 @@ async def template(directory: Path, base: Link, reference: str, module: str) -> 
             link = await _meet(directory, name, said["pid"], said["start"], None)
         except EOFError as error:
             objection = _read(directory / f"{name}.log").strip()[-2000:]
-            await asyncio.to_thread(_remove_files, directory, name)
             raise FailedPrecondition(objection or str(error)) from error
     except (OSError, EOFError, TimeoutError) as error:
         raise Unavailable(f"a template could not be made: {error}") from error
     finally:
         del base.templating[name]
+        if link is None and said is not None:  # nobody else would tell it to go
+            put_down(said["pid"], said["start"])
+            _remove_files(directory, name)
     link.template_of = base.kind
     return link
 
@@ -278,7 +282,7 @@ async def _adopt(directory: Path, path: Path) -> Link | None:
         return await _meet(directory, path.stem, pid, began, None)
     except (OSError, EOFError, TimeoutError) as error:
         log.warning("a zygote of an earlier run does not answer, and is killed", pid=pid, error=str(error))
-        await asyncio.to_thread(_put_down, pid, began, None)
+        await asyncio.to_thread(put_down, pid, began)
         return None
 
 
@@ -327,8 +331,8 @@ def _descriptor(directory: Path) -> Iterator[int]:
         os.close(number)
 
 
-def _put_down(pid: int, start: int, child: Child | None) -> None:
-    """Kill a zygote that is of no use any more, and wait until it is gone."""
+def put_down(pid: int, start: int, child: Child | None = None) -> None:
+    """Kill a zygote that is of no use any more, and wait until it is gone if it is a `child` of this process."""
     if zygote.is_alive(pid, start):
         zygote.send_signal(pid, signal.SIGKILL)
     if child is not None:

@@ -15,6 +15,10 @@ A zygote can be a *template*: forked from another one by order of the platform, 
 and its module of tasks imported, if that module and all that it imports of the distribution is plain (`template`,
 `plain`).  Everything below holds for it as for any other: it has its own socket and promises the same.
 
+What each attempt would do alike is done before the fork where no attempt can tell: the context of a task is made and
+only moved afterwards (`addresses`), the arguments of commands are not parsed by click (`reading`), a template has the
+map task of its items (`mapped`).
+
 What it promises:
 
 * `<record>.pid` exists before a child learns its job, and is created exclusively: no attempt starts twice.

@@ -31,6 +31,8 @@ from .spares import make_scratch
 from .streams import leave, redirect
 from .template import Template
 
+_signal: Any = vars(signal)["_signal"]
+"""What `signal` is made of, which makes no enumeration of what it returns."""
 NICENESS = 5
 OOM_SCORE = b"300"
 
@@ -47,7 +49,11 @@ def handlers_to_set() -> tuple[tuple[int, Any], ...]:
         signal.SIGINT: signal.default_int_handler,
     }
     wanted = [(number, begins.get(number, signal.SIG_DFL)) for number in signal.valid_signals()]
-    return tuple((number, handler) for number, handler in wanted if signal.getsignal(number) not in (handler, None))
+    return tuple(
+        (int(number), int(handler) if isinstance(handler, signal.Handlers) else handler)
+        for number, handler in wanted
+        if signal.getsignal(number) not in (handler, None)
+    )
 
 
 class Attempt:
@@ -97,13 +103,9 @@ class Attempt:
         kernel.become_subreaper()
         signal.set_wakeup_fd(-1)
         for number, handler in self._handlers:
-            signal.signal(number, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        keep = {0, 1, 2, self._control.fileno()}
-        for name in os.listdir("/proc/self/fd"):
-            if int(name) not in keep:
-                with contextlib.suppress(OSError):
-                    os.close(int(name))
+            _signal.signal(number, handler)
+        _signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        kernel.close_all_but(self._control.fileno())
         os.nice(NICENESS)
         with contextlib.suppress(OSError):
             descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
@@ -125,8 +127,7 @@ class Attempt:
             os.makedirs(needed, mode=0o700, exist_ok=True)
         kernel.mark(environment.get(MARKER, ""))
         kernel.name_process(job["name"])
-        os.environ.clear()
-        os.environ.update(environment)
+        _set_environment(environment)
         time.tzset()
         tempfile.tempdir = environment["TMPDIR"]  # as it is found, but for a file that is made to see whether one can
         sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))
@@ -208,6 +209,9 @@ class Attempt:
     def _call(self, command: Command) -> int:
         entrypoint = self._preloaded.entrypoint
         function = entrypoint.execute_task_cmd if command.name == "pyflyte-execute" else entrypoint.map_execute_task_cmd
+        reader = self._preloaded.readers.get(command.name)
+        if reader is not None:
+            reader.read_for(function, command.arguments)
         try:
             function.main(args=command.arguments, prog_name=command.name)
         except SystemExit as leave:
@@ -253,6 +257,15 @@ def stop_controllers() -> None:
         if isinstance(stopping, threading.Event) and type(controller).__module__ == "flytekit.core.worker_queue":
             stopping.set()
             thread.join()
+
+
+def _set_environment(environment: Mapping[str, str]) -> None:
+    """Have these variables and no others; what is there already stays, which is cheaper than to make it anew."""
+    for name in [name for name in os.environ if name not in environment]:
+        del os.environ[name]
+    for name, value in environment.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
 
 
 def _is_waiting(connection: socket.socket) -> bool:

@@ -75,11 +75,16 @@ def allows_template(environment: Mapping[str, str]) -> bool:
     )
 
 
+def loader_of(arguments: list[str]) -> list[str]:
+    """What a command hands to its resolver.  Raises ValueError if there is nothing."""
+    return arguments[arguments.index("--") + 1 :]
+
+
 def module_of_tasks(arguments: list[str]) -> str | None:
     """The module that flytekit's own resolvers import for these arguments; None where that is not known."""
     try:
         resolver = arguments[arguments.index("--resolver") + 1]
-        loader = arguments[arguments.index("--") + 1 :]
+        loader = loader_of(arguments)
         if resolver == "flytekit.core.array_node_map_task.ArrayNodeMapTaskResolver":
             resolver = loader[loader.index("resolver") + 1]
         if resolver != "flytekit.core.python_auto_container.default_task_resolver":

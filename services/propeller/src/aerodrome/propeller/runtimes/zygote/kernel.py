@@ -17,11 +17,15 @@ _LARGE_PAGE_BYTES = 2 << 20
 _PR_SET_NAME = 15
 _PR_CAPBSET_DROP = 24
 _PR_SET_CHILD_SUBREAPER = 36
+_LAST_FILE = (1 << 31) - 1
 _CAP_DAC_OVERRIDE = 1
 _CAPABILITY_VERSION = 0x20080522
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_close_range: Any = getattr(_libc, "close_range", None)
+if _close_range is not None:
+    _close_range.argtypes = [ctypes.c_uint, ctypes.c_uint, ctypes.c_int]
 _libc.getenv.restype = ctypes.c_void_p
 _libc.getenv.argtypes = [ctypes.c_char_p]
 
@@ -49,6 +53,16 @@ def obey_permissions() -> None:
 def become_subreaper() -> None:
     """Be the parent of whatever is left by those below this process that end."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def close_all_but(kept: int) -> None:
+    """Close every file of this process but the standard streams and one more."""
+    for first, last in ((3, kept - 1), (kept + 1, _LAST_FILE)):
+        if first <= last and (_close_range is None or _close_range(first, last, 0) != 0):  # Linux 5.9, glibc 2.34
+            for name in os.listdir("/proc/self/fd"):
+                if first <= int(name) <= last:
+                    with contextlib.suppress(OSError):  # that of the folder which was listed
+                        os.close(int(name))
 
 
 def name_process(name: str) -> None:

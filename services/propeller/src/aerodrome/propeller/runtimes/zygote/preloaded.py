@@ -7,14 +7,21 @@ import importlib
 import importlib.util
 import os
 import random
+import shutil
+import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import kernel
+from .addresses import Addresses
 from .proc import has_idle_core, thread_count
+from .reading import Reader
+
+_ROOMS = ("user_space", os.path.join("sandbox", "local_flytekit", "engine_dir"))
+"""What flytekit makes in the folder in which it works when it is imported."""
 
 
 class Preloaded:
@@ -32,6 +39,9 @@ class Preloaded:
         self.path: list[str] = list(sys.path)
         self.touched: list[tuple[int, int]] = []
         """Start and size of the memory that a task touches."""
+        self.readers: dict[str, Reader] = {}
+        """Of the arguments of flytekit's commands, by the name of the command."""
+        self._ahead: _Ahead | None = None
 
     def load(self) -> None:
         """Import flytekit's entry point, and warm what each task would otherwise warm for itself."""
@@ -55,6 +65,10 @@ class Preloaded:
         if connector is not None and hasattr(connector, "local_connector_loop"):
             connector.local_connector_loop.close()  # a loop must not be shared by forks
             connector.local_connector_loop = _LoopOnUse()
+        for command in (entrypoint.execute_task_cmd, entrypoint.map_execute_task_cmd):
+            reader = Reader.of(command)
+            if reader is not None:
+                self.readers[command.name] = reader
         self.entrypoint = entrypoint
 
     def skip(self, problem: str) -> None:
@@ -105,28 +119,81 @@ class Preloaded:
             loggers.initialize_global_loggers()
             if environment.get("FLYTE_SDK_RICH_TRACEBACKS") == "0":
                 sys.excepthook = sys.__excepthook__
-        configuration = module("flytekit.configuration")
-        config = configuration.Config
-        before = config.local_sandbox_path
-        config.local_sandbox_path = scratch or tempfile.mkdtemp(prefix="flyte-")
-        defaults = config.__init__.__defaults__
-        config.__init__.__defaults__ = tuple(config.local_sandbox_path if each == before else each for each in defaults)
+        folder = scratch or tempfile.mkdtemp(prefix="flyte-")
+        if self._ahead is None:
+            self._renew(folder)
+            return
+        self._name(folder)
+        for room in _ROOMS:
+            if scratch is None or not os.path.isdir(os.path.join(folder, room)):
+                os.makedirs(os.path.join(folder, room), exist_ok=True)
+        self._ahead.provider._data_config = module("flytekit.configuration").DataConfig.auto()
+        self._ahead.addresses.move(folder)
+        self._provide(self._ahead.provider)
+        module("flytekit.core.context_manager").flyte_context_Var.set([self._ahead.context])
+        signal.signal(signal.SIGINT, self._ahead.interrupted)
+
+    def renew_ahead(self) -> None:
+        """Do once, with a folder that stands in for those of jobs, what `renew_for_job` would do for each of them."""
+        if self.entrypoint is None:
+            return
+        interrupted = signal.getsignal(signal.SIGINT)
+        folder = tempfile.mkdtemp(prefix="stand-in-")
+        try:
+            self._renew(folder)
+            context = module("flytekit.core.context_manager").FlyteContextManager.current_context()
+            provider = module("flytekit.core.data_persistence").default_local_file_access_provider
+            addresses = Addresses([context, provider], folder)
+            rooms = {os.path.relpath(place, folder) for place, inner, _ in os.walk(folder) if not inner}
+            if addresses.is_complete and context.file_access is provider and rooms == set(_ROOMS):
+                self._ahead = _Ahead(context, provider, addresses, signal.getsignal(signal.SIGINT))
+        except Exception:  # noqa: BLE001  (another flytekit, of which a rehearsal finds out whether it can be forked)
+            self._ahead = None
+        finally:
+            signal.signal(signal.SIGINT, interrupted)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _renew(self, folder: str) -> None:
+        """Let flytekit work in a folder, as it would had it been imported just now."""
+        self._name(folder)
         persistence = module("flytekit.core.data_persistence")
-        persistence.flyte_tmp_dir = config.local_sandbox_path
-        access = persistence.FileAccessProvider(
-            local_sandbox_dir=os.path.join(persistence.flyte_tmp_dir, "sandbox"),
-            raw_output_prefix=os.path.join(persistence.flyte_tmp_dir, "raw"),
-            data_config=configuration.DataConfig.auto(),
+        self._provide(
+            persistence.FileAccessProvider(
+                local_sandbox_dir=os.path.join(folder, "sandbox"),
+                raw_output_prefix=os.path.join(folder, "raw"),
+                data_config=module("flytekit.configuration").DataConfig.auto(),
+            )
         )
-        context_manager = module("flytekit.core.context_manager")
-        persistence.default_local_file_access_provider = access
-        context_manager.default_local_file_access_provider = access
-        context_manager.FlyteContextManager.initialize()
+        module("flytekit.core.context_manager").FlyteContextManager.initialize()
+
+    @staticmethod
+    def _name(folder: str) -> None:
+        config = module("flytekit.configuration").Config
+        before = config.local_sandbox_path
+        config.local_sandbox_path = folder
+        defaults = config.__init__.__defaults__
+        config.__init__.__defaults__ = tuple(folder if each == before else each for each in defaults)
+        module("flytekit.core.data_persistence").flyte_tmp_dir = folder
+
+    @staticmethod
+    def _provide(provider: Any) -> None:
+        for name in ("flytekit.core.data_persistence", "flytekit.core.context_manager"):
+            module(name).default_local_file_access_provider = provider
 
     def fetch(self, reference: str, path: str) -> None:
         """Bring a remote file here by flytekit's own storage drivers and their configuration."""
         context_manager: Any = importlib.import_module("flytekit.core.context_manager")
         context_manager.FlyteContextManager.current_context().file_access.get_data(reference, path)
+
+
+class _Ahead(NamedTuple):
+    """What flytekit makes when it is imported, for a folder and a time that are to be changed."""
+
+    context: Any
+    provider: Any
+    addresses: Addresses
+    interrupted: Any
+    """What it does on SIGINT."""
 
 
 class _LoopOnUse:

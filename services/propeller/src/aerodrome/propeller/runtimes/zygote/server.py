@@ -104,6 +104,7 @@ class Zygote:
             self._preloaded.skip(without)
         if self._preloaded.entrypoint is not None and not cold:
             self._practise()
+        self._preloaded.renew_ahead()
         self._preloaded.settle()
         if self._preloaded.entrypoint is not None:
             practice.rehearse(self._preloaded)
@@ -427,7 +428,7 @@ class Zygote:
             os.environ["TMPDIR"] = tempfile.tempdir = os.path.abspath(name + ".tmp")
             successor = Zygote({**self._settings, "name": name}, self._preloaded, self._forks)
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
-            successor.run_as_template(order["reference"], order["module"])
+            successor.run_as_template(order["reference"], order["arguments"])
             shutil.rmtree(name + ".tmp", ignore_errors=True)
             code = 0
         except NotTemplated as why:
@@ -438,12 +439,15 @@ class Zygote:
         finally:
             leave(code)
 
-    def run_as_template(self, reference: str, module: str) -> None:
-        """Import a module of a distribution, then serve like any other zygote.  Raises NotTemplated."""
+    def run_as_template(self, reference: str, arguments: list[str]) -> None:
+        """Import what a command of flytekit with these arguments does, then serve like any other zygote.
+
+        Raises NotTemplated.
+        """
         self._introduce()
         try:
             self._forks.watch()
-            self._template = Template.load(reference, module, self._distributions)
+            self._template = Template.load(reference, arguments, self._distributions)
             self._spares = Spares(f"{self._name}.tmp", self._warm_wanted, self._template)
             self._preloaded.settle()
             kernel.use_large_pages()

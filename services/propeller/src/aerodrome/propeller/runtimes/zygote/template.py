@@ -12,8 +12,8 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from . import plain
-from .commands import Command, allows_template
+from . import mapped, plain
+from .commands import Command, allows_template, loader_of, module_of_tasks
 from .distributions import DistributionError, Distributions, Laid
 from .surroundings import surroundings
 
@@ -39,8 +39,11 @@ class Template:
         self._compiled: list[str] = []
 
     @classmethod
-    def load(cls, reference: str, module: str, distributions: Distributions) -> Template:
-        """Import a module of tasks.  Raises NotTemplated if attempts could tell."""
+    def load(cls, reference: str, arguments: list[str], distributions: Distributions) -> Template:
+        """Import the module of tasks that a command of flytekit names.  Raises NotTemplated if attempts could tell."""
+        module = module_of_tasks(arguments)
+        if module is None:
+            raise NotTemplated("its command is not one of flytekit's own resolvers")
         try:
             facts = distributions.facts(reference)  # before it is read: what it gets then has others
             laid = distributions.read(reference, cls.LIMIT_BYTES)
@@ -51,10 +54,10 @@ class Template:
         if any(relative == "__init__.py" for relative, _, _, _ in laid.files):
             raise NotTemplated("the distribution is a package, whose name is that of the folder which it lies in")
         template = cls(reference, facts, laid, distributions)
-        template._import(module)
+        template._import(module, arguments)
         return template
 
-    def _import(self, module: str) -> None:
+    def _import(self, module: str, arguments: list[str]) -> None:
         for name in plain.KNOWN:
             importlib.import_module(name)  # so that a file of this name in the distribution is not taken for it
         before = surroundings()
@@ -64,6 +67,8 @@ class Template:
         sys.meta_path.insert(0, finder)
         try:
             importlib.import_module(module)
+            if mapped.RESOLVER in arguments:
+                mapped.make_ahead(loader_of(arguments))
         except Exception as error:
             raise NotTemplated(f"the import of {module} fails: {type(error).__name__}: {error}") from error
         finally:
