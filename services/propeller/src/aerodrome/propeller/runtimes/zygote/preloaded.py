@@ -7,7 +7,6 @@ import importlib
 import importlib.util
 import os
 import random
-import shutil
 import signal
 import sys
 import tempfile
@@ -134,7 +133,10 @@ class Preloaded:
         signal.signal(signal.SIGINT, self._ahead.interrupted)
 
     def renew_ahead(self) -> None:
-        """Do once, with a folder that stands in for those of jobs, what `renew_for_job` would do for each of them."""
+        """Do once, with a folder that stands in for those of jobs, what `renew_for_job` would do for each of them.
+
+        The folder stays, as the one in which flytekit works in this process.
+        """
         if self.entrypoint is None:
             return
         interrupted = signal.getsignal(signal.SIGINT)
@@ -145,13 +147,13 @@ class Preloaded:
             provider = module("flytekit.core.data_persistence").default_local_file_access_provider
             addresses = Addresses([context, provider], folder)
             rooms = {os.path.relpath(place, folder) for place, inner, _ in os.walk(folder) if not inner}
-            if addresses.is_complete and context.file_access is provider and rooms == set(_ROOMS):
+            is_known = "_data_config" in vars(provider) and context.file_access is provider and rooms == set(_ROOMS)
+            if addresses.is_complete and is_known:
                 self._ahead = _Ahead(context, provider, addresses, signal.getsignal(signal.SIGINT))
         except Exception:  # noqa: BLE001  (another flytekit, of which a rehearsal finds out whether it can be forked)
             self._ahead = None
         finally:
             signal.signal(signal.SIGINT, interrupted)
-            shutil.rmtree(folder, ignore_errors=True)
 
     def _renew(self, folder: str) -> None:
         """Let flytekit work in a folder, as it would had it been imported just now."""
