@@ -19,7 +19,7 @@ import pytest
 from aerodrome.plugins.api import ErrorKind
 from aerodrome.plugins.config import K8sPluginConfig
 from aerodrome.plugins.status import judge
-from aerodrome.propeller.runtimes import LocalRuntime, Pod
+from aerodrome.propeller.runtimes import LocalRuntime, Pod, local
 from aerodrome.propeller.runtimes.pods import Key
 from aerodrome.propeller.runtimes.records import Directory, Record
 from aerodrome.stdlib.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, Unavailable
@@ -364,6 +364,26 @@ async def test_an_idle_parent_gives_its_slot_to_its_child(opened: Open, tmp_path
         await runtime.start(make_pod("child", ["touch", str(tmp_path / "child")]))
         await until(runtime, "child", "Succeeded")
         await until(runtime, "parent", "Succeeded")
+
+
+@pytest.mark.parametrize("is_scarce", [False, True])
+async def test_there_is_a_slot_for_each_core_and_one_more_while_there_is_memory(
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_scarce: bool
+) -> None:
+    monkeypatch.setattr(local, "available_memory_bytes", lambda: 0 if is_scarce else 1 << 60)
+    cores = len(os.sched_getaffinity(0))
+    room = cores if is_scarce else cores + 1
+    async with opened() as runtime:
+        for number in range(room + 1):
+            work = f"{say_pid(tmp_path / f'{number}')}; while [ ! -e {tmp_path}/go ]; do :; done"
+            await runtime.start(make_pod(f"busy-{number}", ["sh", "-c", work]))
+        for number in range(room):
+            await appears(tmp_path / f"{number}")
+        pod = await runtime.get("tests", f"busy-{room}")
+        assert pod is not None
+        assert pod["status"]["conditions"][0]["reason"] == "Unschedulable"
+        (tmp_path / "go").touch()
+        await until(runtime, f"busy-{room}", "Succeeded")
 
 
 async def test_a_busy_task_keeps_its_slot(opened: Open, tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ class LocalRuntimeConfig(Section):
     directory: Path | None = None
     """Where pods, logs and working directories are; one runtime per directory."""
     slots: int | None = None
-    """Tasks that run at once; as many as there are cores if not set."""
+    """Tasks that run at once; if not set, one more than there are cores, as long as memory is not scarce."""
     python: Path | None = None
     """Python that runs tasks whose image names no environment; the platform's own if not set."""
     images: dict[str, Path] = {}

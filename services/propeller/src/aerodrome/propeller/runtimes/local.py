@@ -138,10 +138,11 @@ class LocalRuntime:
 
     `directory` holds everything durable, and belongs to one runtime at a time.  `python` is the environment of every
     image that `images` (image name, with or without tag, to a Python or the root of an environment) does not list.
-    `environment` is given to every task.  `slots` is the number of cores if not given.  `grace` is how long a stop
-    waits for what runs, and the time between SIGTERM and SIGKILL where the pod says nothing.  `outlive` is how long
-    tasks go on without the platform.  `keep_logs` is how long logs of attempts stay that are gone, if it is not zero.
-    `secrets` is where the secrets are that pods ask for.
+    `environment` is given to every task.  `slots` is one more than the number of cores if not given, so that none of
+    them idles while an attempt ends and the next one begins, and no more than that number while memory is scarce.
+    `grace` is how long a stop waits for what runs, and the time between SIGTERM and SIGKILL where the pod says nothing.
+    `outlive` is how long tasks go on without the platform.  `keep_logs` is how long logs of attempts stay that are
+    gone, if it is not zero.  `secrets` is where the secrets are that pods ask for.
     """
 
     def __init__(
@@ -162,7 +163,8 @@ class LocalRuntime:
         self._secrets = secrets or SecretStore()
         self._directory = Directory(Path(os.path.abspath(directory)))
         cores = len(os.sched_getaffinity(0))
-        self._slots = slots if slots is not None else cores
+        self._slots = slots if slots is not None else cores + 1
+        self._slots_in_any_case = slots if slots is not None else cores
         self._machine = Machine(cores, memory_bytes())
         self._python = _interpreter(python)
         self._images = {name: _interpreter(path) for name, path in images.items()}
@@ -470,9 +472,9 @@ class LocalRuntime:
         wanted = attempt.plan.memory_bytes if attempt.plan else 0
         if not may_enter(holders, self._slots, self._machine.memory_bytes, wanted):
             return False
-        if len(holders) < self._slots:
+        if len(holders) < self._slots_in_any_case:
             return True
-        # More at work than there are slots, because some are idle: fine, as long as the machine itself has memory.
+        # More than there are cores, or than slots as some are idle: fine, as long as the machine itself has memory.
         return self._has_memory()
 
     async def _launch(self, attempt: _Attempt) -> None:

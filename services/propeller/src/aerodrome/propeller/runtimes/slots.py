@@ -1,8 +1,9 @@
 """Who may run now: slots, the memory that was asked for, and who gives a slot back.
 
-Pure.  There is a slot for each core; memory counts only where it was asked for; who came first goes first.  An attempt
-whose processes want next to no CPU for a while waits for something (its children, a server), and gives its slot back
-until it works again, even if that is one more at work than there are slots.
+Pure.  There is a slot for each core, and one for the moment in which an attempt ends and the next one begins; memory
+counts only where it was asked for; who came first goes first.  An attempt whose processes want next to no CPU for a
+while waits for something (its children, a server), and gives its slot back until it works again, even if that is one
+more at work than there are slots.
 """
 
 from __future__ import annotations

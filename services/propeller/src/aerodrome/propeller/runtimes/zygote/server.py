@@ -30,6 +30,8 @@ from .spares import Lent, Spares
 from .streams import leave, redirect
 from .template import NotTemplated, Template
 
+FORKS_IN_A_ROW = 2
+"""What a fork makes shared again, the zygote copies when it next writes to it: once for children forked in a row."""
 UNMET_SECONDS = 10.0
 """How long a warm zygote waits for the platform that started it, which is there at once unless it died."""
 
@@ -198,7 +200,9 @@ class Zygote:
         self._flush()
         refill = self._refill_due()
         if refill is not None and refill <= time.monotonic():
-            self._fork()
+            for _ in range(min(FORKS_IN_A_ROW, self._warm_wanted)):
+                if not self._fork():
+                    break
 
     def _patience(self) -> float:
         """Seconds until something is due without being asked for."""
@@ -458,8 +462,9 @@ class Zygote:
                 os.unlink(self._name + ".json")
 
     def _refill_due(self) -> float | None:
-        """Monotonic time at which one more child should be forked ahead of need; None while there are enough."""
-        return None if self._retired or len(self._warm) >= self._warm_wanted else self._fork_again_at
+        """Monotonic time at which more children should be forked ahead of need; None while there are enough."""
+        missing = self._warm_wanted - len(self._warm)
+        return None if self._retired or missing < min(FORKS_IN_A_ROW, self._warm_wanted) else self._fork_again_at
 
     def _reap(self) -> None:
         while True:
