@@ -32,7 +32,8 @@ class Held:
         return str(now.spec.annotations.values.get("aerodrome/waits-for", ""))
 
     def wait_for_begin(self) -> None:
-        wait_until("the task began", lambda: self.marker.exists() or None)
+        # Not before what it says is written: what it is told would be overwritten.
+        wait_until("the task began", lambda: (self.marker.exists() and self.marker.read_text() == "began") or None)
 
     def end(self) -> None:
         self.marker.write_text("end")

@@ -43,7 +43,7 @@ class Template:
         """Import the module of tasks that a command of flytekit names.  Raises NotTemplated if attempts could tell."""
         module = module_of_tasks(arguments)
         if module is None:
-            raise NotTemplated("its command is not one of flytekit's own resolvers")
+            raise NotTemplated("its command names none of flytekit's own resolvers")
         try:
             facts = distributions.facts(reference)  # before it is read: what it gets then has others
             laid = distributions.read(reference, cls.LIMIT_BYTES)
