@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
+MAP_RESOLVER = "flytekit.core.array_node_map_task.ArrayNodeMapTaskResolver"
+"""What flytekit loads the items of a map task by."""
 FAMILY = ("pyflyte-execute", "pyflyte-fast-execute", "pyflyte-map-execute")
 
 
@@ -85,7 +87,7 @@ def module_of_tasks(arguments: list[str]) -> str | None:
     try:
         resolver = arguments[arguments.index("--resolver") + 1]
         loader = loader_of(arguments)
-        if resolver == "flytekit.core.array_node_map_task.ArrayNodeMapTaskResolver":
+        if resolver == MAP_RESOLVER:
             resolver = loader[loader.index("resolver") + 1]
         if resolver != "flytekit.core.python_auto_container.default_task_resolver":
             return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-RESOLVER = "flytekit.core.array_node_map_task.ArrayNodeMapTaskResolver"
+from .commands import MAP_RESOLVER
 
 
 def make_ahead(loader: list[str]) -> None:
@@ -14,7 +14,7 @@ def make_ahead(loader: list[str]) -> None:
     Nothing is done, and each makes its own, where flytekit is another one than is known here, or the task cannot be
     made: then each attempt says why.
     """
-    module, _, name = RESOLVER.rpartition(".")
+    module, _, name = MAP_RESOLVER.rpartition(".")
     resolver: Any = getattr(sys.modules.get(module), name, None)
     load = getattr(resolver, "load_task", None)
     make: Any = getattr(load, "__wrapped__", None)

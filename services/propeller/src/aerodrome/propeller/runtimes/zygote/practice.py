@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from .commands import FAMILY
+from .commands import FAMILY, MAP_RESOLVER
 from .kernel import copied_pages, private_areas
 from .messages import receive, send
 from .preloaded import Preloaded, module
@@ -116,10 +116,13 @@ def _practise_in(preloaded: Preloaded, folder: str) -> None:
     sys.path.insert(0, folder)
     resolver = "flytekit.core.python_auto_container.default_task_resolver"
     loader = ["task-module", "aerodrome_practice", "task-name", "practise"]
-    mapper = "flytekit.core.array_node_map_task.ArrayNodeMapTaskResolver"
     ways = (
         (preloaded.entrypoint.execute_task_cmd, one, [resolver, "--", *loader]),
-        (preloaded.entrypoint.map_execute_task_cmd, many, [mapper, "--", "vars", "", "resolver", resolver, *loader]),
+        (
+            preloaded.entrypoint.map_execute_task_cmd,
+            many,
+            [MAP_RESOLVER, "--", "vars", "", "resolver", resolver, *loader],
+        ),
     )
     index = {"BATCH_JOB_ARRAY_INDEX_VAR_NAME": "FLYTE_K8S_ARRAY_INDEX", "FLYTE_K8S_ARRAY_INDEX": "0"}
     os.environ.update(index)

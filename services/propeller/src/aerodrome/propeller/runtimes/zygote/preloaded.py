@@ -18,9 +18,7 @@ from . import kernel
 from .addresses import Addresses
 from .proc import has_idle_core, thread_count
 from .reading import Reader
-
-_ROOMS = ("user_space", os.path.join("sandbox", "local_flytekit", "engine_dir"))
-"""What flytekit makes in the folder in which it works when it is imported."""
+from .spares import SCRATCH
 
 
 class Preloaded:
@@ -123,9 +121,9 @@ class Preloaded:
             self._renew(folder)
             return
         self._name(folder)
-        for room in _ROOMS:
-            if scratch is None or not os.path.isdir(os.path.join(folder, room)):
-                os.makedirs(os.path.join(folder, room), exist_ok=True)
+        for place in (os.path.join(folder, each) for each in SCRATCH):
+            if not os.path.isdir(place):
+                os.mkdir(place)
         self._ahead.provider._data_config = module("flytekit.configuration").DataConfig.auto()
         self._ahead.addresses.move(folder)
         self._provide(self._ahead.provider)
@@ -146,8 +144,9 @@ class Preloaded:
             context = module("flytekit.core.context_manager").FlyteContextManager.current_context()
             provider = module("flytekit.core.data_persistence").default_local_file_access_provider
             addresses = Addresses([context, provider], folder)
-            rooms = {os.path.relpath(place, folder) for place, inner, _ in os.walk(folder) if not inner}
-            is_known = "_data_config" in vars(provider) and context.file_access is provider and rooms == set(_ROOMS)
+            made = {os.path.normpath(place) for place, _, _ in os.walk(folder)}
+            is_known = "_data_config" in vars(provider) and context.file_access is provider
+            is_known &= made == {os.path.normpath(os.path.join(folder, each)) for each in SCRATCH}
             if addresses.is_complete and is_known:
                 self._ahead = _Ahead(context, provider, addresses, signal.getsignal(signal.SIGINT))
         except Exception:  # noqa: BLE001  (another flytekit, of which a rehearsal finds out whether it can be forked)
@@ -170,6 +169,7 @@ class Preloaded:
 
     @staticmethod
     def _name(folder: str) -> None:
+        """Let flytekit's own settings name the folder in which it works."""
         config = module("flytekit.configuration").Config
         before = config.local_sandbox_path
         config.local_sandbox_path = folder

@@ -39,6 +39,8 @@ class Reader:
         required = set()
         rest = None
         for parameter in command.params:
+            if parameter.callback is not None or parameter.envvar is not None:
+                return None
             if parameter.param_type_name == "argument":
                 if rest is not None or parameter.nargs != -1 or parameter.type.name != "text":
                     return None

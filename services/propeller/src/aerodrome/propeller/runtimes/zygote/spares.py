@@ -16,7 +16,8 @@ from .template import Template
 
 _SURE_SECONDS = 0.1
 """What changed longer ago has another time of change than what changes now: a file system's clock ticks this often."""
-_SCRATCH = ("", "user_space", "sandbox", "sandbox/local_flytekit", "sandbox/local_flytekit/engine_dir")
+SCRATCH = ("", "user_space", "sandbox", "sandbox/local_flytekit", "sandbox/local_flytekit/engine_dir")
+"""What flytekit makes when it is imported, in the folder in which it works."""
 _ROOM = "sandbox/local_flytekit"
 """Where flytekit makes a folder for the task, of a name that is drawn."""
 
@@ -108,7 +109,7 @@ def _emptied(scratch: str, aside: str) -> bool:
 
     The folder that flytekit makes for the task is put `aside` with all that is in it, to go as the attempt's others do.
     """
-    places = [os.path.join(scratch, each) if each else scratch for each in _SCRATCH]
+    places = [os.path.join(scratch, each) if each else scratch for each in SCRATCH]
     room = os.path.join(scratch, _ROOM)
     try:
         if not all(_is_own_folder(each) for each in places):

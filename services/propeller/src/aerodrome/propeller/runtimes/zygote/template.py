@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import mapped, plain
-from .commands import Command, allows_template, loader_of, module_of_tasks
+from .commands import MAP_RESOLVER, Command, allows_template, loader_of, module_of_tasks
 from .distributions import DistributionError, Distributions, Laid
 from .surroundings import surroundings
 
@@ -67,7 +67,7 @@ class Template:
         sys.meta_path.insert(0, finder)
         try:
             importlib.import_module(module)
-            if mapped.RESOLVER in arguments:
+            if MAP_RESOLVER in arguments:
                 mapped.make_ahead(loader_of(arguments))
         except Exception as error:
             raise NotTemplated(f"the import of {module} fails: {type(error).__name__}: {error}") from error
